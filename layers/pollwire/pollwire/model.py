@@ -1,0 +1,442 @@
+"""
+The nouns.
+
+An instant is an ``int``, milliseconds since the epoch, UTC (``…_ms``); a duration is a number of
+seconds (``…_s``). Marks, cursors and ids belong to the provider: strings, kept verbatim.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from types import MappingProxyType
+from typing import Any, Final
+
+from pollwire.errors import Malformed
+
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+OK: Final = frozenset({200})
+
+#: ``Seen.raw`` of an account that the provider knows nothing of yet: empty, and known to be.
+KNOWN_EMPTY: Final = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """
+    One customer's use of a provider.
+
+    Attributes:
+        name: ``[A-Za-z0-9._-]``, unique in the deployment.
+
+        provider: Name of a registered provider.
+
+        hosts: Base URL by role, as ``{"api": "https://api.youmail.com"}``. A role that is missing
+            has the provider's own host.
+
+        interval_s: Seconds between two checks of an account that changed lately.
+
+        slowest_s: Seconds between two checks of an account that has been quiet for long.
+
+        requests_per_second: What all checks of the connection together may ask of the provider.
+
+        shards: Number of shards its accounts are spread over.
+
+        paused_until_ms: No check before this instant; 0 if it is not paused.
+
+        settings: The provider's own settings, by name.
+
+        credential: Sealed credential that all accounts share, or ``None``.
+    """
+
+    name: str
+    provider: str
+    hosts: Mapping[str, str] = NOTHING
+    interval_s: int = 60
+    slowest_s: int = 900
+    requests_per_second: float = 50.0
+    shards: int = 1
+    paused_until_ms: int = 0
+    settings: Mapping[str, str] = NOTHING
+    credential: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """
+    One subscriber polled over a connection, as its provider's module sees it.
+
+    Attributes:
+        connection: Name of the connection.
+
+        id: The provider's id of the subscriber.
+
+        hosts: Base URL by role, without a slash at the end.
+
+        settings: The connection's settings overlaid with the account's own.
+
+        credential: Opened credential by field name (``username``, ``password``, ...); empty where
+            the provider's call needs none.
+    """
+
+    connection: str
+    id: str
+    hosts: Mapping[str, str]
+    settings: Mapping[str, str] = NOTHING
+    credential: Mapping[str, str] = field(default=NOTHING, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """
+    One kind of thing that changes in an account.
+
+    Attributes:
+        overlap_s: How late a row may show up after its own timestamp. Every delta reads this far
+            back again, and a mark stays pending this long after it was first seen.
+
+        cache_s: How long the provider may answer from a cache. Two sightings that are to confirm
+            each other lie at least this far apart.
+
+        snapshot: A delta lists everything there is; what it no longer lists was deleted.
+
+        path: What follows ``/extension/{extensionId}/`` in the filter path of its events
+            (``message-store``, ``presence?detailedTelephonyState=true``), or ``None`` for a path
+            of our own, ``/pollwire/v1/{provider}/account/{accountId}/{stream}``.
+
+        volatile: Fields of a row that say nothing about the thing itself; no part of its hash.
+    """
+
+    overlap_s: int = 60
+    cache_s: int = 10
+    snapshot: bool = False
+    path: str | None = None
+    volatile: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """
+    One HTTP request to a provider.
+
+    Attributes:
+        url: Absolute; its host must be one of the account's hosts.
+
+        form: Body as ``application/x-www-form-urlencoded``; ``None`` for no body.
+
+        expect: Statuses to which the provider's documentation gives a meaning. Every other status
+            becomes an error before the provider's module sees it.
+
+        secret: The request carries a credential: never over plain http to a public host.
+    """
+
+    url: str
+    method: str = "GET"
+    query: Mapping[str, str] = NOTHING
+    headers: Mapping[str, str] = field(default=NOTHING, repr=False)
+    form: Mapping[str, str] | None = field(default=None, repr=False)
+    expect: frozenset[int] = OK
+    secret: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """
+    An answer with one of the expected statuses.
+
+    Attributes:
+        headers: Names in lower case.
+
+        body: Complete, decoded from gzip, at most the size cap.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(default=NOTHING, repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+    @property
+    def date_ms(self) -> int | None:
+        """The provider's clock when it answered, or ``None`` if it did not say."""
+        try:
+            date = parsedate_to_datetime(self.headers.get("date", ""))
+        except (TypeError, ValueError):
+            return None
+        return int(date.replace(tzinfo=date.tzinfo or UTC).timestamp() * 1000)
+
+    def json(self) -> dict[str, Any]:
+        """
+        Parse the body as one JSON object, strictly.
+
+        Raises:
+            Malformed: It is no JSON object, repeats a key, nests too deep, or holds a number that
+                is not finite (reliability.md section 4 C).
+        """
+        try:
+            parsed = json.loads(
+                self.body,
+                object_pairs_hook=_unique_keys,
+                parse_constant=_no_constant,
+                parse_float=_finite,
+            )
+        except (ValueError, RecursionError) as error:
+            raise Malformed(
+                f"the body is not the JSON it should be: {type(error).__name__}"
+            ) from error
+        if not isinstance(parsed, dict):
+            raise Malformed(f"the body is a JSON {type(parsed).__name__}, not an object")
+        return parsed
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """
+    What the last check of an account brought.
+
+    Attributes:
+        raw: The answer that holds the marks, verbatim; empty before the first one.
+
+        etag: Validator to send as ``If-None-Match``; empty if there is none that may be trusted.
+
+        modified: Validator to send as ``If-Modified-Since``; likewise.
+
+        changed_ms: When an answer that differed was last seen, our clock; 0 if never.
+
+        doubtful: The answer may be damaged (a value went backwards, as in a body cut short): what
+            it reports is fetched, but it must be seen twice before it is kept.
+    """
+
+    raw: str = ""
+    etag: str = ""
+    modified: str = ""
+    changed_ms: int = 0
+    doubtful: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """
+    One thing of a stream as the provider lists it now, in our normal form.
+
+    Attributes:
+        id: Canonical: see :func:`canonical_id`.
+
+        updated_at: The provider's own words for when it last changed, verbatim; empty if it does
+            not say.
+
+        at_ms: The same as an instant, for ordering; 0 if it does not say.
+
+        body: Our normal form, published as ``record``. JSON values only.
+
+        deleted: A tombstone.
+
+        type: ``VoiceMail``, ``SMS``, ``Fax`` or ``Pager`` for a message, else empty.
+
+        direction: ``Inbound`` or ``Outbound`` for a message or a call, else empty.
+
+        extension: Extension id where the provider has extensions, else empty.
+    """
+
+    id: str
+    updated_at: str
+    at_ms: int
+    body: Mapping[str, Any] = field(repr=False)
+    deleted: bool = False
+    type: str = ""
+    direction: str = ""
+    extension: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """
+    A row that cannot be read. It is recorded and counted; its neighbours go on.
+
+    Attributes:
+        key: Something that names it again at the next delta: its id, or a hash of it.
+
+        reason: A field name and what is wrong with it; no value.
+    """
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """
+    Where a delta starts.
+
+    Attributes:
+        since_ms: Everything that changed at this provider time or later is asked for; ``None``
+            asks for everything.
+
+        cursor: The provider's own cursor (a sync token), for one that has such; else empty.
+
+        resume: A place inside a list, from :attr:`Page.resume`; empty for its start.
+    """
+
+    since_ms: int | None = None
+    cursor: str = ""
+    resume: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """
+    One page of a delta.
+
+    Attributes:
+        rows: In the provider's order.
+
+        bad: Rows that cannot be read.
+
+        resume: Where the list goes on, or empty: this was the last page.
+
+        cursor: The provider's own cursor after this page; only the last page's counts.
+
+        date_ms: The provider's clock, or ``None`` if it did not say.
+    """
+
+    rows: tuple[Row, ...]
+    bad: tuple[BadRow, ...] = ()
+    resume: str = ""
+    cursor: str = ""
+    date_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """
+    One row of a stream as we last saw it.
+
+    Attributes:
+        id: As :attr:`Row.id`.
+
+        rev: How many events of it were decided so far.
+
+        digest: Hash of its content.
+
+        updated_at: As :attr:`Row.updated_at`.
+
+        at_ms: As :attr:`Row.at_ms`.
+
+        gone: It was deleted; kept so that an id used again goes on counting.
+
+        missing_ms: When a full listing first lacked it; 0 if the last one had it.
+
+        back_digest: Content of a version with an older timestamp than this, waiting to be seen again.
+
+        back_ms: When that version was first seen.
+    """
+
+    id: str
+    rev: int = 0
+    digest: str = ""
+    updated_at: str = ""
+    at_ms: int = 0
+    gone: bool = False
+    missing_ms: int = 0
+    back_digest: str = ""
+    back_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """
+    A decided change.
+
+    Attributes:
+        kind: ``created``, ``updated`` or ``deleted``.
+
+        rev: Revision of the record with this change in it: 1 for the first.
+    """
+
+    kind: str
+    row: Row
+    digest: str
+    rev: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """
+    A change as published.
+
+    Attributes:
+        uuid: Never varies for one change.
+
+        body: The event as JSON text, ASCII only.
+
+        attributes: SNS message attributes for filters; none is empty.
+
+        group: Message group: one an account and stream.
+
+        entity: What must not overtake itself: hash of the record's id.
+    """
+
+    uuid: str
+    body: str
+    attributes: Mapping[str, str]
+    group: str
+    entity: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckJob:
+    """
+    Check one shard.
+
+    Attributes:
+        due_ms: The instant it is due.
+
+        interval_s: Seconds until the next one; picked up later than that, it is dropped.
+    """
+
+    connection: str
+    shard: int
+    due_ms: int
+    interval_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaJob:
+    """
+    Fetch what changed in one stream of one account.
+
+    Attributes:
+        pending: Elements of the account's ``pending`` set that ask for it.
+
+        due_ms: The instant of the check that queued it.
+    """
+
+    connection: str
+    shard: int
+    account: str
+    stream: str
+    pending: tuple[str, ...]
+    due_ms: int
+
+
+Fetch = Callable[[Request], Response]
+Checking = Generator[Request, Response, Seen]
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    parsed = dict(pairs)
+    if len(parsed) != len(pairs):
+        raise ValueError("a key is repeated")
+    return parsed
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError("a number is out of range")
+    return number

@@ -1,0 +1,184 @@
+"""
+What a provider is: one module with its hosts, its streams, its check and its delta.
+
+A module knows HTTP requests and answers, and nothing of AWS, clocks, cursors or events. It turns
+the provider's rows into :class:`~pollwire.model.Row` in one function that raises ``Malformed``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+from pollwire.errors import Malformed, Misconfigured
+from pollwire.model import Account, BadRow, Checking, Fetch, Page, Row, Seen, Start, Stream
+
+
+class Session:
+    """
+    What a delta may use of the world: the provider, and a token that workers share.
+
+    Attributes:
+        fetch: Sends a request; raises ``Unavailable``, ``RateLimited``, ``Rejected`` or
+            ``Malformed`` for every status that the request does not expect.
+
+        token: Access token of the account, empty if none is known. Assigning it shares it.
+    """
+
+    def __init__(
+        self, fetch: Fetch, token: str = "", share: Callable[[str], None] = lambda token: None
+    ) -> None:
+        self.fetch = fetch
+        self._token = token
+        self._share = share
+
+    @property
+    def token(self) -> str:
+        return self._token
+
+    @token.setter
+    def token(self, token: str) -> None:
+        self._token = token
+        self._share(token)
+
+
+class Provider(Protocol):
+    """
+    One upstream API family.
+
+    Attributes:
+        name: As connections and events spell it.
+
+        hosts: The provider's own base URL by role, as ``{"api": "https://api.example.com"}``.
+
+        streams: What can change, by name.
+
+        check_needs_credential: Its check authenticates, so the credential is opened for it.
+    """
+
+    name: str
+    hosts: Mapping[str, str]
+    streams: Mapping[str, Stream]
+    check_needs_credential: bool
+
+    def check(self, account: Account, seen: Seen) -> Checking:
+        """
+        Ask the cheapest question: did anything change?
+
+        A generator that yields requests, is sent their responses, and returns what it saw: *seen*
+        itself when nothing changed (a 304, an equal body), otherwise a new
+        :class:`~pollwire.model.Seen` whose ``raw`` holds the marks.
+        """
+        ...
+
+    def marks(self, account: Account, raw: str) -> dict[str, str]:
+        """
+        Read the mark of each stream out of an answer's ``raw``.
+
+        A stream that the answer does not report is missing, which means unchanged.
+
+        Raises:
+            Malformed: *raw* is no such answer.
+        """
+        ...
+
+    def delta(
+        self, account: Account, stream: str, start: Start, session: Session
+    ) -> Iterator[Page]:
+        """
+        Fetch what changed in one stream, page by page.
+
+        Raises:
+            Restart: ``start.resume`` or ``start.cursor`` is no longer valid.
+
+            Misconfigured: A setting or a field of the credential is missing.
+        """
+        ...
+
+
+def canonical_id(value: object, field: str = "id") -> str:
+    """
+    Write an id as text: ``1`` and ``"1"`` are the same id, ``1.0``, ``true`` and ``""`` are none.
+
+    Raises:
+        Malformed: It is no id.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str) and value.strip():
+        return value
+    raise Malformed(f"{field}: an id is a number or a text, not {_kind(value)}")
+
+
+def instant_ms(value: object, field: str) -> int:
+    """
+    Read milliseconds since the epoch, given as a number or as digits.
+
+    Raises:
+        Malformed: It is no such number.
+    """
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 16:
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**16:
+        return value
+    raise Malformed(f"{field}: milliseconds since the epoch are expected, not {_kind(value)}")
+
+
+def rows_of(
+    raw_rows: object, field: str, read: Callable[[dict[str, Any]], Row]
+) -> tuple[tuple[Row, ...], tuple[BadRow, ...]]:
+    """
+    Read a page's rows one by one, so that a bad one does not stop its neighbours.
+
+    Args:
+        raw_rows: The list as it came. An absent list is not an empty one.
+
+    Raises:
+        Malformed: It is no list.
+    """
+    if not isinstance(raw_rows, list):
+        raise Malformed(f"{field}: a list is expected, not {_kind(raw_rows)}")
+    rows, bad = [], []
+    for raw_row in raw_rows:
+        try:
+            if not isinstance(raw_row, dict):
+                raise Malformed(f"{field}: a row is an object, not {_kind(raw_row)}")
+            rows.append(read(raw_row))
+        except Malformed as error:
+            bad.append(BadRow(_key(raw_row), str(error)))
+    return tuple(rows), tuple(bad)
+
+
+def setting(settings: Mapping[str, str], name: str, where: str) -> str:
+    """
+    Look up a setting or a field of a credential that a call cannot do without.
+
+    Raises:
+        Misconfigured: It is missing or empty.
+    """
+    value = settings.get(name, "")
+    if not value:
+        raise Misconfigured(f"{where}.{name} is missing; set it on the account")
+    return value
+
+
+def _key(raw_row: object) -> str:
+    text = json.dumps(raw_row, sort_keys=True, default=str)
+    identity = raw_row.get("id") if isinstance(raw_row, dict) else None
+    if isinstance(identity, int | str) and not isinstance(identity, bool) and str(identity).strip():
+        text = str(identity)
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32]
+
+
+def _kind(value: object) -> str:
+    return "nothing" if value is None or value == "" else type(value).__name__
+
+
+def registered() -> Mapping[str, Provider]:
+    """All providers by name. Adding one adds its line here."""
+    from pollwire.providers.youmail import YouMail
+
+    providers: Iterable[Provider] = (YouMail(),)
+    return {provider.name: provider for provider in providers}
