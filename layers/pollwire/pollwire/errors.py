@@ -65,3 +65,9 @@ class Restart(PollwireError):
 
 class Misconfigured(PollwireError):
     """Our own input is wrong. The message names the field and the remedy."""
+
+
+def describe(error: BaseException | None) -> str:
+    """Say what went wrong in words to be logged: a foreign error's text may hold a secret."""
+    name = type(error).__name__
+    return f"{name}: {error}" if isinstance(error, PollwireError) else name

@@ -8,6 +8,7 @@ seconds (``…_s``). Marks, cursors and ids belong to the provider: strings, kep
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -15,10 +16,14 @@ from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import Any, Final
 
-from pollwire.errors import Malformed
+from pollwire.errors import Malformed, Misconfigured
 
 NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 OK: Final = frozenset({200})
+
+#: A connection's name, and (longer) an account's id: they are parts of keys, which ``#`` separates.
+NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+ACCOUNT_ID: Final = re.compile(r"[A-Za-z0-9._@+:~=-]{1,200}")
 
 #: ``Seen.raw`` of an account that the provider knows nothing of yet: empty, and known to be.
 KNOWN_EMPTY: Final = "-"
@@ -30,7 +35,7 @@ class Connection:
     One customer's use of a provider.
 
     Attributes:
-        name: ``[A-Za-z0-9._-]``, unique in the deployment.
+        name: Unique in the deployment; see ``NAME``.
 
         provider: Name of a registered provider.
 
@@ -62,6 +67,26 @@ class Connection:
     paused_until_ms: int = 0
     settings: Mapping[str, str] = NOTHING
     credential: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """
+        Refuse what could not be scheduled.
+
+        Raises:
+            Misconfigured: Names the field and what it may hold.
+        """
+        if not NAME.fullmatch(self.name):
+            raise Misconfigured(
+                "connection.name: 1 to 64 letters, digits, dots, dashes, underscores"
+            )
+        if not 1 <= self.interval_s <= 86_400:
+            raise Misconfigured("connection.interval_s: 1 to 86400 seconds")
+        if not self.interval_s <= self.slowest_s <= 86_400:
+            raise Misconfigured("connection.slowest_s: from interval_s to 86400 seconds")
+        if not 0 < self.requests_per_second <= 100_000:
+            raise Misconfigured("connection.requests_per_second: more than 0, at most 100000")
+        if not 1 <= self.shards <= 10_000:
+            raise Misconfigured("connection.shards: 1 to 10000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,9 +352,11 @@ class Record:
 
         missing_ms: When a full listing first lacked it; 0 if the last one had it.
 
-        back_digest: Content of a version with an older timestamp than this, waiting to be seen again.
+        back_digest: Content of a version with an older timestamp, waiting to be seen again.
 
         back_ms: When that version was first seen.
+
+        type: As :attr:`Row.type`, for the event that says it was deleted; so are the next two.
     """
 
     id: str
@@ -341,6 +368,9 @@ class Record:
     missing_ms: int = 0
     back_digest: str = ""
     back_ms: int = 0
+    type: str = ""
+    direction: str = ""
+    extension: str = ""
 
 
 @dataclass(frozen=True, slots=True)

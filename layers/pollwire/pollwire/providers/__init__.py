@@ -28,14 +28,20 @@ class Session:
     """
 
     def __init__(
-        self, fetch: Fetch, token: str = "", share: Callable[[str], None] = lambda token: None
+        self,
+        fetch: Fetch,
+        load: Callable[[], str] = str,
+        share: Callable[[str], None] = lambda token: None,
     ) -> None:
         self.fetch = fetch
-        self._token = token
+        self._load = load
         self._share = share
+        self._token: str | None = None
 
     @property
     def token(self) -> str:
+        if self._token is None:
+            self._token = self._load()
         return self._token
 
     @token.setter
@@ -145,7 +151,7 @@ def rows_of(
         try:
             if not isinstance(raw_row, dict):
                 raise Malformed(f"{field}: a row is an object, not {_kind(raw_row)}")
-            rows.append(read(raw_row))
+            rows.append(_encodable(read(raw_row)))
         except Malformed as error:
             bad.append(BadRow(_key(raw_row), str(error)))
     return tuple(rows), tuple(bad)
@@ -164,12 +170,21 @@ def setting(settings: Mapping[str, str], name: str, where: str) -> str:
     return value
 
 
+def _encodable(row: Row) -> Row:
+    """Refuse a row whose key fields are no text that can be written (a lone surrogate)."""
+    try:
+        f"{row.id}{row.updated_at}{row.type}{row.direction}{row.extension}".encode()
+    except UnicodeEncodeError as error:
+        raise Malformed("id: it holds a character that is none") from error
+    return row
+
+
 def _key(raw_row: object) -> str:
     text = json.dumps(raw_row, sort_keys=True, default=str)
     identity = raw_row.get("id") if isinstance(raw_row, dict) else None
     if isinstance(identity, int | str) and not isinstance(identity, bool) and str(identity).strip():
         text = str(identity)
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _kind(value: object) -> str:

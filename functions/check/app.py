@@ -1,0 +1,41 @@
+"""Check: ask a provider which streams of a shard's accounts moved, and queue a delta for each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.utilities.batch import (
+    BatchProcessor,
+    EventType,
+    process_partial_response,
+)
+from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from pollwire import pipeline
+from pollwire.errors import describe
+from pollwire.queues import read_check
+from pollwire.wiring import world
+
+logger = Logger()
+metrics = Metrics()
+processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
+
+
+def check(record: SQSRecord) -> None:
+    job = read_check(record.body)
+    counts = pipeline.check(world(), job)
+    logger.info("checked", connection=job.connection, number=job.shard, counts=counts)
+    for name, count in counts.items():
+        metrics.add_metric(name, MetricUnit.Count, count)
+
+
+@logger.inject_lambda_context
+@metrics.log_metrics
+def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
+    response = process_partial_response(event, check, processor, context)
+    for _, error, _ in processor.exceptions:
+        logger.error("check failed", reason=describe(error))
+    return response

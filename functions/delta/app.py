@@ -1,0 +1,40 @@
+"""Delta: publish what changed in one stream of one account."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.utilities.batch import SqsFifoPartialProcessor, process_partial_response
+from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from pollwire import pipeline
+from pollwire.errors import describe
+from pollwire.queues import read_delta
+from pollwire.wiring import world
+
+logger = Logger()
+metrics = Metrics()
+processor = SqsFifoPartialProcessor(skip_group_on_error=True)
+processor.raise_on_entire_batch_failure = False
+
+
+def delta(record: SQSRecord, lambda_context: LambdaContext) -> None:
+    job = read_delta(record.body)
+    counts = pipeline.delta(world(), job, lambda_context.get_remaining_time_in_millis)
+    logger.info("drained", account=job.account, stream_name=job.stream, counts=counts)
+    for name, count in counts.items():
+        metrics.add_metric(name, MetricUnit.Count, count)
+
+
+@logger.inject_lambda_context
+@metrics.log_metrics
+def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
+    response = process_partial_response(event, delta, processor, context)
+    for _, error, _ in processor.exceptions:
+        logger.error("delta failed", reason=describe(error))
+    failed = {failure["itemIdentifier"] for failure in response["batchItemFailures"]}
+    world().queues.hasten(r for r in event["Records"] if r["messageId"] in failed)
+    return response

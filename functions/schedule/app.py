@@ -1,0 +1,34 @@
+"""Schedule: queue a check for every shard that is due this minute."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from pollwire import pipeline
+from pollwire.due import MINUTE_MS
+from pollwire.wiring import world
+
+logger = Logger()
+metrics = Metrics()
+
+
+@logger.inject_lambda_context
+@metrics.log_metrics
+def handler(event: dict[str, Any], context: LambdaContext) -> None:
+    counts = pipeline.schedule(world(), _minute_ms(event))
+    logger.info("scheduled", counts=counts)
+    for name, count in counts.items():
+        metrics.add_metric(name, MetricUnit.Count, count)
+
+
+def _minute_ms(event: dict[str, Any]) -> int:
+    """Read the minute a tick is for; our own clock's if the tick does not say (run by hand)."""
+    try:
+        at_ms = int(datetime.fromisoformat(str(event.get("time"))).timestamp() * 1000)
+    except ValueError:
+        at_ms = world().clock()
+    return at_ms - at_ms % MINUTE_MS

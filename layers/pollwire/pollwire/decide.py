@@ -1,0 +1,200 @@
+"""
+What changed? Rows as the provider lists them, beside records as we last saw them.
+
+Pure: the clock, the rows and the records come in, changes and records go out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from pollwire.events import digest
+from pollwire.model import Change, Record, Row, Start, Stream
+
+#: A row from the future moves the cursor no further than this ahead of the provider's clock, or one
+#: bad row would hide all that follow (reliability.md 4 D 37).
+AHEAD_MS_MAX = 300_000
+
+#: So many rows may be missing from a full listing at once, or this share of all, and be believed at
+#: the second sighting. More than that looks like an outage, and is believed after an hour only.
+MISSING_MAX = 10
+MISSING_SHARE_MAX = 0.2
+MASS_CONFIRM_S = 3600
+
+BASELINE = "baseline"  # record what there is, say nothing
+BACKFILL = "backfill"  # say of everything there is that it was created
+LIVE = "live"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """
+    What rows mean.
+
+    Attributes:
+        changes: Oldest first, by provider time.
+
+        records: All records to write, those of *changes* among them, by id.
+
+        unsettled: Something was seen that must be seen again before it is believed.
+
+        held: Rows missing from a full listing, too many at once to be believed yet.
+    """
+
+    changes: tuple[Change, ...] = ()
+    records: Mapping[str, Record] = field(default_factory=dict)
+    unsettled: bool = False
+    held: int = 0
+
+
+def start(reached_ms: int, previous_ms: int, cursor: str, stream: Stream) -> Start:
+    """
+    Say where a delta starts.
+
+    Every row lies within at least two complete drains, and the overlap is read again, so that ties
+    at the cursor and late rows are found (reliability.md 6.3).
+
+    Args:
+        reached_ms: Newest provider time of the last complete drain; 0 if there was none.
+
+        previous_ms: The same of the drain before.
+
+        cursor: The provider's own cursor, if it has such.
+    """
+    if stream.snapshot or not reached_ms:
+        return Start(cursor=cursor)
+    since_ms = min(reached_ms - stream.overlap_s * 1000, previous_ms)
+    return Start(since_ms=max(since_ms, 0), cursor=cursor)
+
+
+def newest_ms(rows: Iterable[Row], clock_ms: int) -> int:
+    """Say how far a page moves the cursor: its newest time, not beyond the provider's clock."""
+    return max((min(row.at_ms, clock_ms + AHEAD_MS_MAX) for row in rows), default=0)
+
+
+def decide(
+    rows: Iterable[Row], records: Mapping[str, Record], stream: Stream, mode: str, now_ms: int
+) -> Decision:
+    """
+    Tell what is created, updated and deleted among the rows of a delta.
+
+    An equal timestamp with other content is a change. An *older* timestamp is believed at the
+    second sighting only, when the provider's cache cannot hold it any more.
+
+    Args:
+        rows: In any order; of two rows with one id the newer counts, then the later.
+
+        records: What we know of these ids; an unknown id is missing.
+
+        mode: ``BASELINE``, ``BACKFILL`` or ``LIVE``.
+    """
+    changes: list[Change] = []
+    written: dict[str, Record] = {}
+    unsettled = False
+    for row in _latest(rows):
+        old = records.get(row.id)
+        content = digest(row, stream.volatile)
+        if old and _same(old, row, content):
+            if old.missing_ms or old.back_ms:
+                written[row.id] = replace(old, missing_ms=0, back_digest="", back_ms=0)
+        elif old and _is_doubtful(old, row, content, stream, now_ms):
+            unsettled = True
+            if old.back_digest != content:
+                written[row.id] = replace(old, back_digest=content, back_ms=now_ms)
+        else:
+            kind = _kind(old, row, mode)
+            rev = (old.rev if old else 0) + bool(kind)
+            written[row.id] = _record(row, content, rev)
+            if kind:
+                changes.append(Change(kind, row, content, rev))
+    return Decision(tuple(changes), written, unsettled)
+
+
+def decide_missing(
+    listed: Iterable[str], records: Mapping[str, Record], stream: Stream, now_ms: int
+) -> Decision:
+    """
+    Tell what was deleted: known, but missing from two full listings.
+
+    Args:
+        listed: Every id of a complete listing of everything there is.
+
+        records: Everything we know of the stream.
+    """
+    present = frozenset(listed)
+    alive = [record for record in records.values() if not record.gone]
+    absent = [record for record in alive if record.id not in present]
+    mass = len(absent) > max(MISSING_MAX, MISSING_SHARE_MAX * len(alive))
+    confirm_ms = 1000 * (MASS_CONFIRM_S if mass else stream.cache_s)
+
+    changes: list[Change] = []
+    written: dict[str, Record] = {}
+    for record in sorted(absent, key=lambda record: (record.at_ms, record.id)):
+        if not record.missing_ms:
+            written[record.id] = replace(record, missing_ms=now_ms)
+        elif now_ms - record.missing_ms >= confirm_ms:
+            change = _deletion(record)
+            changes.append(change)
+            written[record.id] = replace(record, gone=True, missing_ms=0, rev=change.rev)
+    unsettled = len(absent) > len(changes)
+    return Decision(tuple(changes), written, unsettled, len(absent) - len(changes) if mass else 0)
+
+
+def _latest(rows: Iterable[Row]) -> list[Row]:
+    """Keep the newest row of each id, the later one of equals; sort by provider time."""
+    latest: dict[str, Row] = {}
+    for row in rows:
+        if row.id not in latest or row.at_ms >= latest[row.id].at_ms:
+            latest[row.id] = row
+    return sorted(latest.values(), key=lambda row: (row.at_ms, row.id))
+
+
+def _same(old: Record, row: Row, content: str) -> bool:
+    return (old.digest, old.updated_at, old.gone) == (content, row.updated_at, row.deleted)
+
+
+def _is_doubtful(old: Record, row: Row, content: str, stream: Stream, now_ms: int) -> bool:
+    """Tell whether a row is older than what we know, and was not seen so for long enough."""
+    if not 0 < row.at_ms < old.at_ms:
+        return False
+    return old.back_digest != content or now_ms - old.back_ms < 2000 * stream.cache_s
+
+
+def _kind(old: Record | None, row: Row, mode: str) -> str:
+    """Name a change, or return "" for one that is recorded without a word."""
+    if mode == BASELINE:
+        return ""
+    if row.deleted:
+        # What was deleted before we ever looked is no news; what we missed alive is.
+        silent = old.gone if old else mode == BACKFILL
+        return "" if silent else "deleted"
+    return "updated" if old and not old.gone else "created"
+
+
+def _record(row: Row, content: str, rev: int) -> Record:
+    return Record(
+        id=row.id,
+        rev=rev,
+        digest=content,
+        updated_at=row.updated_at,
+        at_ms=row.at_ms,
+        gone=row.deleted,
+        type=row.type,
+        direction=row.direction,
+        extension=row.extension,
+    )
+
+
+def _deletion(record: Record) -> Change:
+    row = Row(
+        id=record.id,
+        updated_at=record.updated_at,
+        at_ms=record.at_ms,
+        body={"id": record.id},
+        deleted=True,
+        type=record.type,
+        direction=record.direction,
+        extension=record.extension,
+    )
+    return Change("deleted", row, record.digest, record.rev + 1)

@@ -1,0 +1,127 @@
+"""
+When is what due? Arithmetic only: nothing is stored to know it.
+
+A connection's shards are checked every ``interval_s``, each at its own place within the interval.
+At each of these instants an account of the shard is due or not: one that changed lately at every
+instant, a quiet one at every second, fourth, eighth ... of them, and a hash of its id picks which.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator
+
+from pollwire.model import CheckJob, Connection
+
+MINUTE_MS = 60_000
+
+#: An account may be polled as rarely as a tenth of the time it has been quiet: what happens next
+#: is then found late by a tenth of the wait for it, at most.
+QUIET_SHARE = 10
+
+#: Seconds that one check of a shard may take: a Lambda timeout of 60 s leaves time to write.
+CHECK_S = 40
+
+#: No wait after failures is longer: a provider that is back must be noticed (reliability.md 4 A 7).
+BACKOFF_S_MAX = 900
+
+
+def checks_due(connection: Connection, minute_ms: int, now_ms: int) -> Iterator[CheckJob]:
+    """
+    Name the checks of a connection that are due within one minute.
+
+    Args:
+        minute_ms: Start of the minute.
+
+        now_ms: Of the instants that are past already, each shard gets the last one only.
+    """
+    interval_ms = connection.interval_s * 1000
+    offset_ms = stable_hash(connection.name) % interval_ms
+    for shard in range(connection.shards):
+        phase_ms = (offset_ms + shard * interval_ms // connection.shards) % interval_ms
+        first_ms = minute_ms + (phase_ms - minute_ms) % interval_ms
+        instants = range(first_ms, minute_ms + MINUTE_MS, interval_ms)
+        late = [due_ms for due_ms in instants if due_ms <= now_ms]
+        for due_ms in late[-1:] + list(instants)[len(late) :]:
+            if due_ms >= connection.paused_until_ms:
+                yield CheckJob(connection.name, shard, due_ms, connection.interval_s)
+
+
+def delay_s(job: CheckJob, now_ms: int) -> int:
+    """Say how many whole seconds to hold a check back so that it is not picked up early."""
+    return max(0, math.ceil((job.due_ms - now_ms) / 1000))
+
+
+def is_late(job: CheckJob, now_ms: int) -> bool:
+    """Tell whether a check was picked up more than an interval late: the next one is coming."""
+    return now_ms - job.due_ms > job.interval_s * 1000
+
+
+def is_due(account: str, due_ms: int, quiet_ms: int, interval_s: int, slowest_s: int) -> bool:
+    """
+    Tell whether an account is polled at one of its shard's instants.
+
+    Args:
+        due_ms: The instant.
+
+        quiet_ms: How long ago the account changed last.
+
+        interval_s: The connection's fastest interval.
+
+        slowest_s: The connection's slowest interval.
+    """
+    stride = stride_of(quiet_ms, interval_s, slowest_s)
+    tick = due_ms // (interval_s * 1000)
+    return stride == 1 or (tick - stable_hash(account)) % stride == 0
+
+
+def stride_of(quiet_ms: int, interval_s: int, slowest_s: int) -> int:
+    """
+    Say at every which instant of its shard an account is due: a power of two, at least 1.
+
+    It doubles with the time the account has been quiet, as long as the interval that it makes is
+    no more than a tenth of that time, and no more than *slowest_s*.
+    """
+    longest_s = min(quiet_ms / 1000 / QUIET_SHARE, slowest_s)
+    strides = int(longest_s // interval_s)
+    return 1 << (strides.bit_length() - 1) if strides > 1 else 1
+
+
+def requests_per_second(connection: Connection) -> float:
+    """
+    Say how fast one check may ask, so that all checks at work keep to the connection's rate.
+
+    Checks start ``interval_s / shards`` apart and last ``CHECK_S`` at most, so that several of them
+    can be at work together.
+    """
+    apart_s = connection.interval_s / connection.shards
+    together = min(connection.shards, math.ceil(CHECK_S / apart_s))
+    return connection.requests_per_second / together
+
+
+def backoff_s(failures: int, interval_s: int, jitter: float, retry_after_s: int = 0) -> int:
+    """
+    Say how long to leave an account alone.
+
+    Args:
+        failures: How many times in a row it failed, this one included.
+
+        interval_s: The connection's interval.
+
+        jitter: From 0 to 1, so that what failed together does not come back together.
+
+        retry_after_s: What the provider asked for; 0 if it did not.
+
+    Returns:
+        Seconds, from half an interval to ``BACKOFF_S_MAX``, or to *retry_after_s* if that is more.
+    """
+    assert failures >= 1
+    longest_s = min(interval_s * 2.0 ** min(failures - 1, 10), BACKOFF_S_MAX)
+    wait_s = math.ceil(longest_s * (0.5 + jitter / 2))
+    return max(wait_s, retry_after_s + round(jitter * min(retry_after_s, interval_s)))
+
+
+def stable_hash(text: str) -> int:
+    """Hash a text to the same 32 bits in every process."""
+    return zlib.crc32(text.encode())

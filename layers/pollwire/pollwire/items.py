@@ -1,0 +1,306 @@
+"""
+The table's items, read and written as nouns. Pure: the calls are in :mod:`pollwire.state`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pollwire.model import NOTHING, Connection, Event, Record
+
+Item = Mapping[str, Any]
+
+#: Bytes of events that one decision may hold: below an item's 400 KB even if nothing compresses.
+OUTBOX_BYTES_MAX = 256 * 1024
+
+#: Ids up to this many bytes are readable in a sort key (which holds 1,024); longer ones are hashed.
+KEY_BYTES_MAX = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """
+    How an account stands.
+
+    Attributes:
+        marks: The last answer, packed (see :mod:`pollwire.marks`); empty before the first one.
+
+        pending: Marks that no delta has answered for yet.
+
+        was_empty: The provider knew nothing of it at first, so all there is, is news.
+
+        failures: Failures in a row.
+
+        not_before_ms: It is left alone until then.
+
+        paused: An operator paused it.
+
+        settings: Its own settings, by name.
+
+        credential: Sealed, or ``None``.
+    """
+
+    account: str
+    marks: str = ""
+    pending: frozenset[str] = frozenset()
+    was_empty: bool = False
+    failures: int = 0
+    not_before_ms: int = 0
+    paused: bool = False
+    settings: Mapping[str, str] = NOTHING
+    credential: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """
+    A delta that is not through yet.
+
+    Attributes:
+        mode: See :mod:`pollwire.decide`.
+
+        since_ms: Where it started; ``None`` for everything.
+
+        place: The provider's own cursor it started with.
+
+        resume: The page that comes next.
+
+        newest_ms: Newest provider time so far.
+
+        began_ms: Our clock when it began.
+    """
+
+    mode: str
+    since_ms: int | None
+    place: str
+    resume: str
+    newest_ms: int
+    began_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """
+    How far a stream of an account has come.
+
+    Attributes:
+        version: Fence: every write expects the version it read. 0 for a stream never written.
+
+        reached_ms: Newest provider time of the last complete drain.
+
+        previous_ms: The same of the one before.
+
+        place: The provider's own cursor.
+
+        drained_ms: When the last complete drain began, our clock; 0 if there was none.
+
+        outbox: Decided, perhaps not published yet, in order.
+
+        seq: Number of the last event.
+    """
+
+    version: int = 0
+    reached_ms: int = 0
+    previous_ms: int = 0
+    place: str = ""
+    drained_ms: int = 0
+    drain: Drain | None = None
+    outbox: tuple[Event, ...] = ()
+    seq: int = 0
+
+
+def record_sk(identity: str) -> str:
+    encoded = identity.encode()
+    if len(encoded) <= KEY_BYTES_MAX and not identity.startswith("sha256:"):
+        return f"r#{identity}"
+    return f"r#sha256:{hashlib.sha256(encoded).hexdigest()}"
+
+
+def key(pk: str, sk: str) -> dict[str, Any]:
+    return {"pk": text(pk), "sk": text(sk)}
+
+
+def text(value: str) -> dict[str, str]:
+    return {"S": value}
+
+
+def number(value: float) -> dict[str, str]:
+    return {"N": str(value)}
+
+
+def _read_text(item: Item, name: str) -> str:
+    found: str = item[name]["S"] if name in item else ""
+    return found
+
+
+def _read_int(item: Item, name: str) -> int:
+    return int(item[name]["N"]) if name in item else 0
+
+
+def _read_map(item: Item, name: str) -> Mapping[str, str]:
+    parsed: Mapping[str, str] = json.loads(item[name]["S"]) if name in item else NOTHING
+    return parsed
+
+
+def read_connection(item: Item) -> Connection:
+    return Connection(
+        name=item["sk"]["S"],
+        provider=item["provider"]["S"],
+        hosts=_read_map(item, "hosts"),
+        interval_s=_read_int(item, "interval_s"),
+        slowest_s=_read_int(item, "slowest_s"),
+        requests_per_second=float(item["rate"]["N"]),
+        shards=_read_int(item, "shards"),
+        paused_until_ms=_read_int(item, "paused_until"),
+        settings=_read_map(item, "options"),
+        credential=item["credential"]["B"] if "credential" in item else None,
+    )
+
+
+def connection_item(connection: Connection) -> dict[str, Any]:
+    item = {
+        **key("connection", connection.name),
+        "provider": text(connection.provider),
+        "hosts": text(json.dumps(dict(connection.hosts))),
+        "interval_s": number(connection.interval_s),
+        "slowest_s": number(connection.slowest_s),
+        "rate": number(connection.requests_per_second),
+        "shards": number(connection.shards),
+        "paused_until": number(connection.paused_until_ms),
+        "options": text(json.dumps(dict(connection.settings))),
+    }
+    if connection.credential:
+        item["credential"] = {"B": connection.credential}
+    return item
+
+
+def read_standing(item: Item) -> Standing:
+    return Standing(
+        account=item["sk"]["S"],
+        marks=_read_text(item, "marks"),
+        pending=frozenset(item["pending"]["SS"]) if "pending" in item else frozenset(),
+        was_empty="was_empty" in item,
+        failures=_read_int(item, "failures"),
+        not_before_ms=_read_int(item, "not_before"),
+        paused=_read_text(item, "standing") == "paused",
+        settings=_read_map(item, "options"),
+        credential=item["credential"]["B"] if "credential" in item else None,
+    )
+
+
+def read_stream(item: Item) -> StreamState:
+    return StreamState(
+        version=_read_int(item, "version"),
+        reached_ms=_read_int(item, "reached"),
+        previous_ms=_read_int(item, "previous"),
+        place=_read_text(item, "place"),
+        drained_ms=_read_int(item, "drained_at"),
+        drain=Drain(**json.loads(item["drain"]["S"])) if "drain" in item else None,
+        outbox=_unpack_events(item["outbox"]["B"]) if "outbox" in item else (),
+        seq=_read_int(item, "seq"),
+    )
+
+
+def cursor_update(table: str, pk: str, old: StreamState, new: StreamState) -> dict[str, Any]:
+    """Write an update, not a put: attributes of a newer version of this code stay as they are."""
+    values: dict[str, Any] = {
+        "version": number(new.version),
+        "reached": number(new.reached_ms),
+        "previous": number(new.previous_ms),
+        "place": text(new.place),
+        "drained_at": number(new.drained_ms),
+        "seq": number(new.seq),
+    }
+    if new.drain:
+        values["drain"] = text(json.dumps(asdict(new.drain)))
+    if new.outbox:
+        values["outbox"] = {"B": _pack_events(new.outbox)}
+    expression = "SET " + ", ".join(f"{name} = :{name}" for name in values)
+    dropped = [name for name in ("drain", "outbox") if name not in values]
+    if dropped:
+        expression += " REMOVE " + ", ".join(dropped)
+    fence = "attribute_not_exists(version)"
+    if old.version:
+        fence = "version = :old"
+        values["old"] = number(old.version)
+    return {
+        "TableName": table,
+        "Key": key(pk, "cursor"),
+        "UpdateExpression": expression,
+        "ConditionExpression": fence,
+        "ExpressionAttributeValues": {f":{name}": value for name, value in values.items()},
+    }
+
+
+def _pack_events(events: Sequence[Event]) -> bytes:
+    return zlib.compress(json.dumps([asdict(event) for event in events]).encode(), 1)
+
+
+def _unpack_events(packed: bytes) -> tuple[Event, ...]:
+    return tuple(Event(**fields) for fields in json.loads(zlib.decompress(packed)))
+
+
+def read_record(item: Item) -> Record:
+    return Record(
+        id=_read_text(item, "identity") or item["sk"]["S"].removeprefix("r#"),
+        rev=_read_int(item, "rev"),
+        digest=_read_text(item, "digest"),
+        updated_at=_read_text(item, "updated_at"),
+        at_ms=_read_int(item, "at_ms"),
+        gone="gone" in item,
+        missing_ms=_read_int(item, "missing_at"),
+        back_digest=_read_text(item, "back_digest"),
+        back_ms=_read_int(item, "back_at"),
+        type=_read_text(item, "kind"),
+        direction=_read_text(item, "direction"),
+        extension=_read_text(item, "extension"),
+    )
+
+
+def record_item(record: Record) -> dict[str, Any]:
+    """Write a record without its keys; what says nothing is left out, as items are paid by size."""
+    texts = {
+        "digest": record.digest,
+        "updated_at": record.updated_at,
+        "back_digest": record.back_digest,
+        "kind": record.type,
+        "direction": record.direction,
+        "extension": record.extension,
+        "identity": "" if record_sk(record.id) == f"r#{record.id}" else record.id,
+    }
+    numbers = {
+        "rev": record.rev,
+        "at_ms": record.at_ms,
+        "missing_at": record.missing_ms,
+        "back_at": record.back_ms,
+    }
+    item: dict[str, Any] = {name: text(value) for name, value in texts.items() if value}
+    item |= {name: number(value) for name, value in numbers.items() if value}
+    if record.gone:
+        item["gone"] = {"BOOL": True}
+    return item
+
+
+def event_chunks(
+    pairs: Iterable[tuple[Event | None, Record]], room: int
+) -> Iterator[tuple[list[Event], list[Record]]]:
+    """Cut decided events, each with its record, into decisions that one transaction holds."""
+    events: list[Event] = []
+    records: list[Record] = []
+    size = 0
+    for event, record in pairs:
+        event_size = len(event.body) if event else 0
+        if records and (len(records) == room or size + event_size > OUTBOX_BYTES_MAX):
+            yield events, records
+            events, records, size = [], [], 0
+        records.append(record)
+        if event:
+            events.append(event)
+            size += event_size
+    if records:
+        yield events, records

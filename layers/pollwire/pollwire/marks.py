@@ -1,0 +1,159 @@
+"""
+What a check saw, beside what the last one saw.
+
+The last answer of an account is one packed text, so that a shard of a thousand accounts is read,
+and an unchanged answer compared, without parsing anything:
+
+    changed_ms \\n etag \\n last-modified \\n raw answer
+
+A mark that differs stays pending, as one element of a string set, until a delta that began late
+enough has read its stream to the end:
+
+    stream @ first seen, ms @ mark
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
+
+from pollwire.model import KNOWN_EMPTY, Seen
+
+#: Marks of one stream that may be pending together. At the limit the new answer is not kept, so it
+#: differs again at the next check: nothing is lost, and the account's item stays small.
+PENDING_PER_STREAM_MAX = 8
+
+#: A mark longer than this is named by its hash: an element only has to be told from the others.
+MARK_CHARS_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """
+    What to write after a check.
+
+    Attributes:
+        seen: The answer to keep, or ``None`` to keep the old one.
+
+        pending: Elements to add to the account's pending set.
+
+        was_empty: The provider knew nothing of the account until now: all there is, is new.
+    """
+
+    seen: Seen | None
+    pending: tuple[str, ...]
+    was_empty: bool = False
+
+
+def pack(seen: Seen) -> str:
+    """Pack an answer into one text."""
+    return f"{seen.changed_ms}\n{seen.etag}\n{seen.modified}\n{seen.raw}"
+
+
+def unpack(packed: str, now_ms: int, overlap_s: int) -> Seen:
+    """
+    Unpack an answer; leave out validators that may not be trusted yet.
+
+    A 304 says that nothing differs from what the validator speaks of. Until that is older than the
+    overlap, a second change can hide behind it (reliability.md, finding 4).
+
+    Args:
+        packed: From :func:`pack`, or empty for an account that was never checked.
+
+        overlap_s: The longest overlap of the provider's streams.
+    """
+    if not packed:
+        return Seen()
+    changed, etag, modified, raw = packed.split("\n", 3)
+    changed_ms = int(changed)
+    if now_ms - changed_ms < overlap_s * 1000:
+        etag = modified = ""
+    return Seen(raw, etag, modified, changed_ms)
+
+
+def step(
+    old: Seen,
+    new: Seen,
+    pending: Collection[str],
+    read: Callable[[str], dict[str, str]],
+    now_ms: int,
+) -> Step | None:
+    """
+    Decide what a check has to write; ``None`` if nothing changed.
+
+    Marks are compared for equality, never for order.
+
+    Args:
+        pending: The account's pending set.
+
+        read: Reads the marks out of a raw answer.
+    """
+    if new.raw == old.raw:
+        return None
+    before = read(old.raw) if old.raw else {}
+    changed = {stream: mark for stream, mark in read(new.raw).items() if before.get(stream) != mark}
+    waiting = [split(one) for one in pending]
+    counts = Counter(stream for stream, _, _ in waiting)
+    if new.doubtful:
+        # What was seen before is not asked for again; once all of it was, the answer is believed.
+        known = {(stream, mark) for stream, _, mark in waiting}
+        changed = {s: mark for s, mark in changed.items() if (s, _short(mark)) not in known}
+
+    added = tuple(
+        element(stream, mark, now_ms)
+        for stream, mark in changed.items()
+        if counts[stream] < PENDING_PER_STREAM_MAX
+    )
+    kept = not changed if new.doubtful else len(added) == len(changed)
+    if not kept and not added:
+        return None
+    return Step(
+        seen=replace(new, changed_ms=now_ms, doubtful=False) if kept else None,
+        pending=added,
+        was_empty=old.raw == KNOWN_EMPTY and new.raw != KNOWN_EMPTY,
+    )
+
+
+def element(stream: str, mark: str, seen_ms: int) -> str:
+    """Write one element of a pending set."""
+    return f"{stream}@{seen_ms}@{_short(mark)}"
+
+
+def split(element: str) -> tuple[str, int, str]:
+    """Read one element of a pending set: its stream, when it was first seen, its mark."""
+    stream, seen_ms, mark = element.split("@", 2)
+    return stream, int(seen_ms), mark
+
+
+def seen_ms(element: str) -> int:
+    """Read when an element of a pending set was first seen."""
+    return split(element)[1]
+
+
+def by_stream(pending: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Group the elements of a pending set by their stream, each group sorted."""
+    groups: dict[str, list[str]] = {}
+    for one in sorted(pending):
+        groups.setdefault(split(one)[0], []).append(one)
+    return {stream: tuple(group) for stream, group in groups.items()}
+
+
+def settled(pending: Iterable[str], began_ms: int, overlap_s: int) -> tuple[str, ...]:
+    """
+    Name the elements that a complete drain answers for good.
+
+    A row may show up later than its mark, by up to the overlap. A drain that began earlier than
+    that leaves the mark pending, and the stream is read once more.
+
+    Args:
+        began_ms: When the drain began.
+    """
+    return tuple(one for one in pending if began_ms - split(one)[1] >= overlap_s * 1000)
+
+
+def _short(mark: str) -> str:
+    if len(mark) <= MARK_CHARS_MAX:
+        return mark
+    return hashlib.sha256(mark.encode("utf-8", "surrogatepass")).hexdigest()

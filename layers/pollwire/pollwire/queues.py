@@ -1,0 +1,232 @@
+"""
+SQS and SNS, in batches of ten. A batch that succeeds in part is a failure: nothing is lost here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from pollwire.due import delay_s
+from pollwire.errors import Malformed, NotPublished
+from pollwire.events import group_id
+from pollwire.model import CheckJob, DeltaJob, Event
+
+if TYPE_CHECKING:
+    from mypy_boto3_sns import SNSClient
+    from mypy_boto3_sqs import SQSClient
+
+BATCH_MAX = 10  # SQS and SNS
+
+#: SNS takes 256 KiB a batch; the rest is for attributes.
+BATCH_BYTES_MAX = 255 * 1024
+ATTRIBUTE_BYTES = 1024
+
+
+class Queues:
+    """
+    The queues between the stages.
+
+    Args:
+        checks_url: URL of the queue of checks.
+
+        deltas_url: URL of a stream's queue of delta jobs, with ``{stream}`` in it.
+    """
+
+    def __init__(self, client: SQSClient, checks_url: str, deltas_url: str) -> None:
+        self._client = client
+        self._checks_url = checks_url
+        self._deltas_url = deltas_url
+
+    def send_checks(self, jobs: Iterable[CheckJob], now_ms: int) -> int:
+        """
+        Queue checks, each for the instant it is due; return how many.
+
+        Raises:
+            NotPublished: Some were refused, after all others were sent.
+        """
+        entries = (
+            {"MessageBody": json.dumps(asdict(job)), "DelaySeconds": delay_s(job, now_ms)}
+            for job in jobs
+        )
+        return self._send(self._checks_url, entries)
+
+    def send_deltas(self, jobs: Iterable[DeltaJob]) -> int:
+        """
+        Queue delta jobs, each on its stream's queue; return how many.
+
+        A job queued twice for one stream and one instant is taken once.
+
+        Raises:
+            NotPublished: Some were refused, after all others were sent.
+        """
+        streams: dict[str, list[DeltaJob]] = {}
+        for job in jobs:
+            streams.setdefault(job.stream, []).append(job)
+        return sum(
+            self._send(self._deltas_url.format(stream=stream), map(_delta_entry, queued))
+            for stream, queued in streams.items()
+        )
+
+    def _send(self, url: str, entries: Iterable[dict[str, Any]]) -> int:
+        sent, refused = 0, 0
+        for batch in _batches(entries):
+            numbered: Any = [{"Id": str(number), **entry} for number, entry in enumerate(batch)]
+            answer = self._client.send_message_batch(QueueUrl=url, Entries=numbered)
+            refused += len(answer.get("Failed", ()))
+            sent += len(answer.get("Successful", ()))
+        if refused:
+            raise NotPublished(f"SQS refused {refused} of {refused + sent} messages")
+        return sent
+
+    def hasten(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """
+        Make messages that failed visible again sooner than after the queue's whole timeout.
+
+        Until then nothing else of their group is handed out. The wait grows with every failure.
+
+        Args:
+            records: Of an SQS event, as Lambda hands them over.
+        """
+        queues: dict[str, list[dict[str, Any]]] = {}
+        for record in records:
+            url = self._url(record["eventSourceARN"])
+            wait_s = retry_s(int(record["attributes"]["ApproximateReceiveCount"]))
+            entry = {"ReceiptHandle": record["receiptHandle"], "VisibilityTimeout": wait_s}
+            queues.setdefault(url, []).append(entry)
+        for url, entries in queues.items():
+            for batch in _batches(entries):
+                numbered: Any = [{"Id": str(number), **entry} for number, entry in enumerate(batch)]
+                # One that cannot be changed comes back after the queue's own timeout.
+                self._client.change_message_visibility_batch(QueueUrl=url, Entries=numbered)
+
+    def _url(self, arn: str) -> str:
+        base, _, _ = self._deltas_url.rpartition("/")
+        return f"{base}/{arn.rpartition(':')[2]}"
+
+
+class Topic:
+    """The topic that events are published to."""
+
+    def __init__(self, client: SNSClient, arn: str) -> None:
+        self._client = client
+        self.arn = arn
+
+    def publish(self, events: Sequence[Event]) -> int:
+        """
+        Publish events in order, ten at a time; return how many.
+
+        Entries of a batch succeed or fail singly, so no batch holds two events of one record.
+
+        Raises:
+            NotPublished: SNS refused one. Nothing after its batch was published.
+        """
+        for batch in event_batches(events):
+            entries: Any = [
+                {
+                    "Id": str(number),
+                    "Message": event.body,
+                    "MessageGroupId": event.group,
+                    "MessageDeduplicationId": event.uuid,
+                    "MessageAttributes": {
+                        name: {"DataType": "String", "StringValue": value}
+                        for name, value in event.attributes.items()
+                    },
+                }
+                for number, event in enumerate(batch)
+            ]
+            answer = self._client.publish_batch(
+                TopicArn=self.arn, PublishBatchRequestEntries=entries
+            )
+            if answer.get("Failed"):
+                codes = sorted({failure.get("Code", "?") for failure in answer["Failed"]})
+                raise NotPublished(f"SNS refused {len(answer['Failed'])} events: {codes}")
+        return len(events)
+
+
+def retry_s(receives: int) -> int:
+    """Say how long a message that failed stays invisible: 2 s, 8 s, 32 s, ... at most 5 minutes."""
+    return int(min(2 * 4 ** min(max(receives, 1) - 1, 5), 300))
+
+
+def event_batches(events: Iterable[Event]) -> Iterator[list[Event]]:
+    """Cut a sequence of events into batches that SNS takes and that keep each record's order."""
+    batch: list[Event] = []
+    size = 0
+    for event in events:
+        event_size = len(event.body) + ATTRIBUTE_BYTES
+        repeated = any(event.entity == other.entity for other in batch)
+        if batch and (len(batch) == BATCH_MAX or repeated or size + event_size > BATCH_BYTES_MAX):
+            yield batch
+            batch, size = [], 0
+        batch.append(event)
+        size += event_size
+    if batch:
+        yield batch
+
+
+def read_check(body: str) -> CheckJob:
+    """
+    Read a check from a message.
+
+    Raises:
+        Malformed: It is none.
+    """
+    fields = _fields(body, {"connection": str, "shard": int, "due_ms": int, "interval_s": int})
+    return CheckJob(**fields)
+
+
+def read_delta(body: str) -> DeltaJob:
+    """
+    Read a delta job from a message.
+
+    Raises:
+        Malformed: It is none.
+    """
+    kinds = {
+        "connection": str,
+        "shard": int,
+        "account": str,
+        "stream": str,
+        "pending": list,
+        "due_ms": int,
+    }
+    fields = _fields(body, kinds)
+    if not all(isinstance(one, str) and one.count("@") >= 2 for one in fields["pending"]):
+        raise Malformed("job.pending: a list of stream@ms@mark is expected")
+    return DeltaJob(**{**fields, "pending": tuple(fields["pending"])})
+
+
+def _fields(body: str, kinds: dict[str, type]) -> dict[str, Any]:
+    try:
+        job = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Malformed("job: the message is no JSON") from error
+    if not isinstance(job, dict):
+        raise Malformed("job: the message is no JSON object")
+    for name, kind in kinds.items():
+        if type(job.get(name)) is not kind:
+            raise Malformed(f"job.{name}: {kind.__name__} is expected")
+    return {name: job[name] for name in kinds}
+
+
+def _delta_entry(job: DeltaJob) -> dict[str, Any]:
+    group = group_id(job.connection, job.account, job.stream)
+    return {
+        "MessageBody": json.dumps(asdict(job)),
+        "MessageGroupId": group,
+        "MessageDeduplicationId": f"{group}-{job.due_ms}",
+    }
+
+
+def _batches(entries: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
+    for entry in entries:
+        batch.append(entry)
+        if len(batch) == BATCH_MAX:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,96 @@
+"""
+Credentials and access tokens, sealed with KMS.
+
+The encryption context binds what was sealed to its connection and account: moved to another item it
+does not open. Only the functions that need a credential may open it; what was opened is kept in
+memory, never written anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import ClientError
+
+from pollwire.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from mypy_boto3_kms import KMSClient
+
+#: What was opened stays in memory this long, so that a rotated credential is taken up.
+OPENED_MS_MAX = 300_000
+
+#: Entries in memory: a few shards of accounts.
+OPENED_MAX = 5_000
+
+
+class Sealer:
+    """
+    Seals and opens small mappings of text.
+
+    Args:
+        key: ARN of the KMS key.
+
+        clock: Milliseconds since the epoch.
+    """
+
+    def __init__(self, client: KMSClient, key: str, clock: Callable[[], int]) -> None:
+        self._client = client
+        self._key = key
+        self._clock = clock
+        self._opened: dict[tuple[str, str, bytes], tuple[int, Mapping[str, str]]] = {}
+
+    def seal(self, secret: Mapping[str, str], connection: str, account: str) -> bytes:
+        """
+        Seal a mapping of at most 4,096 bytes as JSON.
+
+        Args:
+            account: Empty for a credential that all accounts of a connection share.
+        """
+        answer = self._client.encrypt(
+            KeyId=self._key,
+            Plaintext=json.dumps(dict(secret)).encode(),
+            EncryptionContext=_context(connection, account),
+        )
+        return answer["CiphertextBlob"]
+
+    def open(self, sealed: bytes, connection: str, account: str) -> Mapping[str, str]:
+        """
+        Open what was sealed for this connection and account.
+
+        Raises:
+            Misconfigured: It was sealed with another key or for another account.
+        """
+        entry = (connection, account, sealed)
+        at_ms, secret = self._opened.get(entry, (0, {}))
+        now_ms = self._clock()
+        if now_ms - at_ms < OPENED_MS_MAX:
+            return secret
+        try:
+            answer = self._client.decrypt(
+                KeyId=self._key,
+                CiphertextBlob=sealed,
+                EncryptionContext=_context(connection, account),
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in {
+                "InvalidCiphertextException",
+                "IncorrectKeyException",
+            }:
+                raise
+            raise Misconfigured(
+                f"credential of {connection}/{account or '*'} does not open with the stack's key; "
+                "set it again"
+            ) from error
+        opened: Mapping[str, str] = json.loads(answer["Plaintext"])
+        if len(self._opened) >= OPENED_MAX:
+            self._opened.clear()
+        self._opened[entry] = (now_ms, opened)
+        return opened
+
+
+def _context(connection: str, account: str) -> dict[str, str]:
+    # KMS refuses an empty value; "*" is no legal account id.
+    return {"connection": connection, "account": account or "*"}

@@ -1,0 +1,338 @@
+"""
+One DynamoDB table.
+
+    pk                       sk         what
+    connection               <name>     provider, hosts, interval_s, slowest_s, rate, shards,
+                                        paused_until, options, credential
+    shard#<connection>#<n>   <account>  marks, pending, was_empty, failures, not_before,
+                                        standing, trouble, options, credential
+    token#<connection>       <account>  token
+    stream#<connection>#<account>#<stream>
+                             cursor     version, reached, previous, place, drain, outbox,
+                                        seq, drained_at, trouble, trouble_at
+                             r#<id>     rev, digest, updated_at, at_ms, gone, missing_at, ...
+                             q#<key>    reason, seen_at: a row that cannot be read
+
+Instants are numbers of milliseconds. No attribute bears one of DynamoDB's reserved words, so that
+expressions need no aliases.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pollwire.errors import Conflict, Misconfigured, Unavailable
+from pollwire.items import (
+    Item,
+    Standing,
+    StreamState,
+    connection_item,
+    cursor_update,
+    key,
+    number,
+    read_connection,
+    read_record,
+    read_standing,
+    read_stream,
+    record_item,
+    record_sk,
+    text,
+)
+from pollwire.marks import Step, pack
+from pollwire.model import ACCOUNT_ID, NOTHING, Connection, DeltaJob, Record
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+#: DynamoDB's limit of keys a batch read.
+BATCH_GET_MAX = 100
+
+
+class State:
+    """The table, as the stages read and write it."""
+
+    def __init__(self, client: DynamoDBClient, table: str) -> None:
+        self._client = client
+        self._table = table
+
+    # Connections
+
+    def connections(self) -> tuple[list[Connection], list[str]]:
+        """Read all connections, and the names of those that cannot be read."""
+        connections, broken = [], []
+        for item in self._query("connection"):
+            try:
+                connections.append(read_connection(item))
+            except (Misconfigured, KeyError, ValueError):
+                broken.append(item["sk"]["S"])
+        return connections, broken
+
+    def connection(self, name: str) -> Connection | None:
+        """Read a connection, or ``None`` if it was removed."""
+        item = self._get("connection", name)
+        return read_connection(item) if item else None
+
+    def put_connection(self, connection: Connection) -> None:
+        """Write a connection, new or known."""
+        self._client.put_item(TableName=self._table, Item=connection_item(connection))
+
+    # Accounts
+
+    def add_account(
+        self,
+        connection: Connection,
+        account: str,
+        *,
+        settings: Mapping[str, str] = NOTHING,
+        credential: bytes | None = None,
+    ) -> None:
+        """
+        Register an account.
+
+        Raises:
+            Misconfigured: It is registered already, or its id is none that keys can hold.
+        """
+        if not ACCOUNT_ID.fullmatch(account):
+            raise Misconfigured("account id: 1 to 200 letters, digits and any of . _ @ + : ~ = -")
+        item = key(f"shard#{connection.name}#{shard_of(account, connection.shards)}", account)
+        if settings:
+            item["options"] = text(json.dumps(dict(settings)))
+        if credential:
+            item["credential"] = {"B": credential}
+        try:
+            self._client.put_item(
+                TableName=self._table, Item=item, ConditionExpression="attribute_not_exists(pk)"
+            )
+        except self._client.exceptions.ConditionalCheckFailedException as error:
+            raise Misconfigured(
+                f"account {connection.name}/{account} is registered already"
+            ) from error
+
+    def shard(self, connection: str, shard: int) -> Iterator[Standing]:
+        """Read all accounts of a shard, eventually consistent: 1 MB a call."""
+        for item in self._query(f"shard#{connection}#{shard}", consistent=False):
+            yield read_standing(item)
+
+    def account(self, connection: str, shard: int, account: str) -> Standing | None:
+        """Read an account, or ``None`` if it was removed."""
+        item = self._get(f"shard#{connection}#{shard}", account)
+        return read_standing(item) if item else None
+
+    def note_step(self, connection: str, shard: int, account: str, step: Step) -> None:
+        """
+        Write what a check decided.
+
+        Raises:
+            Conflict: The account was removed. It is not brought back.
+        """
+        sets: list[str] = []
+        values: dict[str, Any] = {}
+        if step.seen:
+            sets.append("marks = :marks")
+            values[":marks"] = text(pack(step.seen))
+        if step.was_empty:
+            sets.append("was_empty = :true")
+            values[":true"] = {"BOOL": True}
+        expression = f"SET {', '.join(sets)}" if sets else ""
+        if step.pending:
+            expression += " ADD pending :pending"
+            values[":pending"] = {"SS": list(step.pending)}
+        self._update_account(connection, shard, account, expression, values)
+
+    def note_failure(
+        self, connection: str, shard: int, account: str, not_before_ms: int, trouble: str
+    ) -> None:
+        """
+        Count a failure and leave the account alone until an instant.
+
+        Raises:
+            Conflict: The account was removed. It is not brought back.
+        """
+        self._update_account(
+            connection,
+            shard,
+            account,
+            "SET not_before = :at, trouble = :trouble ADD failures :one",
+            {":at": number(not_before_ms), ":trouble": text(trouble), ":one": number(1)},
+        )
+
+    def note_success(self, connection: str, shard: int, account: str) -> None:
+        """
+        Forget failures.
+
+        Raises:
+            Conflict: The account was removed. It is not brought back.
+        """
+        self._update_account(connection, shard, account, "REMOVE failures, not_before, trouble", {})
+
+    def settle(self, job: DeltaJob, elements: Collection[str]) -> None:
+        """
+        Take marks out of the pending set: a drain has answered for them.
+
+        Raises:
+            Conflict: The account was removed. It is not brought back.
+        """
+        self._update_account(
+            job.connection,
+            job.shard,
+            job.account,
+            "DELETE pending :pending",
+            {":pending": {"SS": sorted(elements)}},
+        )
+
+    def _update_account(
+        self, connection: str, shard: int, account: str, expression: str, values: dict[str, Any]
+    ) -> None:
+        arguments: dict[str, Any] = {"ExpressionAttributeValues": values} if values else {}
+        try:
+            self._client.update_item(
+                TableName=self._table,
+                Key=key(f"shard#{connection}#{shard}", account),
+                UpdateExpression=expression,
+                ConditionExpression="attribute_exists(pk)",
+                **arguments,
+            )
+        except self._client.exceptions.ConditionalCheckFailedException as error:
+            raise Conflict(f"account {connection}/{account} was removed") from error
+
+    # Access tokens
+
+    def token(self, connection: str, account: str) -> bytes | None:
+        """Read an account's sealed access token, or ``None``."""
+        item = self._get(f"token#{connection}", account)
+        return item["token"]["B"] if item else None
+
+    def put_token(self, connection: str, account: str, token: bytes) -> None:
+        """Share an account's sealed access token."""
+        item = {**key(f"token#{connection}", account), "token": {"B": token}}
+        self._client.put_item(TableName=self._table, Item=item)
+
+    # Streams
+
+    def stream(self, job: DeltaJob) -> StreamState:
+        """Read how far a stream has come, consistent."""
+        item = self._get(_stream_pk(job), "cursor")
+        return read_stream(item) if item else StreamState()
+
+    def records(self, job: DeltaJob, ids: Collection[str]) -> dict[str, Record]:
+        """Read the records of some ids, consistent; unknown ids are missing."""
+        keys = [key(_stream_pk(job), record_sk(one)) for one in sorted(set(ids))]
+        return {record.id: record for record in map(read_record, self._batch_get(keys))}
+
+    def all_records(self, job: DeltaJob) -> dict[str, Record]:
+        """Read all records of a stream, consistent."""
+        items = self._query(_stream_pk(job), prefix="r#")
+        return {record.id: record for record in map(read_record, items)}
+
+    def bad_rows(self, job: DeltaJob, keys: Collection[str]) -> set[str]:
+        """Tell which of these unreadable rows are recorded."""
+        found = self._batch_get([key(_stream_pk(job), f"q#{one}") for one in sorted(set(keys))])
+        return {item["sk"]["S"].removeprefix("q#") for item in found}
+
+    def commit(
+        self,
+        job: DeltaJob,
+        old: StreamState,
+        new: StreamState,
+        records: Sequence[Record] = (),
+        bad_rows: Mapping[str, str] = NOTHING,
+    ) -> StreamState:
+        """
+        Write a decision: records, cursor and outbox, all or nothing, if *old* still stands.
+
+        Args:
+            records: At most 99, *bad_rows* included: a transaction holds 100 actions.
+
+            bad_rows: Reason by key, for rows recorded for the first time.
+
+        Returns:
+            *new* as written, with its version.
+
+        Raises:
+            Conflict: Another worker was faster. Nothing was written.
+        """
+        new = replace(new, version=old.version + 1)
+        pk = _stream_pk(job)
+        update = cursor_update(self._table, pk, old, new)
+        puts = [{**key(pk, record_sk(one.id)), **record_item(one)} for one in records]
+        puts += [
+            {**key(pk, f"q#{one}"), "reason": text(reason), "seen_at": number(job.due_ms)}
+            for one, reason in bad_rows.items()
+        ]
+        try:
+            if puts:
+                actions: Any = [{"Update": update}]
+                actions += [{"Put": {"TableName": self._table, "Item": item}} for item in puts]
+                self._client.transact_write_items(TransactItems=actions)
+            else:
+                self._client.update_item(**update)
+        except self._client.exceptions.ConditionalCheckFailedException as error:
+            raise Conflict(f"stream {job.stream} of {job.account}") from error
+        except self._client.exceptions.TransactionCanceledException as error:
+            reasons = error.response.get("CancellationReasons", [])
+            codes = {reason.get("Code", "None") for reason in reasons} - {"None"}
+            if codes <= {"ConditionalCheckFailed", "TransactionConflict"}:
+                raise Conflict(f"stream {job.stream} of {job.account}") from error
+            raise Unavailable(f"DynamoDB refused a decision: {sorted(codes)}") from error
+        return new
+
+    def note_trouble(self, job: DeltaJob, trouble: str, now_ms: int) -> None:
+        """Record why a stream does not come on; an empty text says that it does again."""
+        self._client.update_item(
+            TableName=self._table,
+            Key=key(_stream_pk(job), "cursor"),
+            UpdateExpression="SET trouble = :trouble, trouble_at = :at",
+            ExpressionAttributeValues={":trouble": text(trouble), ":at": number(now_ms)},
+        )
+
+    # Reading
+
+    def _get(self, pk: str, sk: str) -> Item | None:
+        answer = self._client.get_item(TableName=self._table, Key=key(pk, sk), ConsistentRead=True)
+        return answer.get("Item")
+
+    def _query(self, pk: str, *, prefix: str = "", consistent: bool = True) -> Iterator[Item]:
+        condition, values = "pk = :pk", {":pk": text(pk)}
+        if prefix:
+            condition += " AND begins_with(sk, :prefix)"
+            values[":prefix"] = text(prefix)
+        query: dict[str, Any] = {
+            "TableName": self._table,
+            "KeyConditionExpression": condition,
+            "ExpressionAttributeValues": values,
+            "ConsistentRead": consistent,
+        }
+        while True:
+            answer = self._client.query(**query)
+            yield from answer["Items"]
+            if not answer.get("LastEvaluatedKey"):
+                return
+            query["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+    def _batch_get(self, keys: Sequence[dict[str, Any]]) -> list[Item]:
+        found: list[Item] = []
+        for first in range(0, len(keys), BATCH_GET_MAX):
+            wanted: Any = keys[first : first + BATCH_GET_MAX]
+            # What a call leaves over is asked for again; a call that brings nothing is no progress.
+            while wanted:
+                asked: Any = {self._table: {"Keys": wanted, "ConsistentRead": True}}
+                answer: Any = self._client.batch_get_item(RequestItems=asked)
+                items = answer["Responses"].get(self._table, [])
+                wanted = answer.get("UnprocessedKeys", {}).get(self._table, {}).get("Keys", [])
+                if wanted and not items:
+                    raise Unavailable("DynamoDB is throttled: it left all keys unread")
+                found += items
+        return found
+
+
+def shard_of(account: str, shards: int) -> int:
+    """Pick an account's shard."""
+    return zlib.crc32(account.encode()) % shards
+
+
+def _stream_pk(job: DeltaJob) -> str:
+    return f"stream#{job.connection}#{job.account}#{job.stream}"
