@@ -1,10 +1,11 @@
 """
 Put simulated providers on a port of this machine.
 
-    python -m local.server --port 8070             http://127.0.0.1:8070/youmail, /..., one each
-    python -m local.server --only youmail          http://127.0.0.1:<free port>, no prefix
+    python -m local.server --port 8070           all of them, from port 8070 on
+    python -m local.server youmail               that one, on a free port
 
-It prints one line when it is ready. Another process makes things happen through it:
+It prints one line when it is ready, ``ready youmail=http://127.0.0.1:8070 ...``: a port each,
+because Pollwire's hosts have no path. Another process makes things happen through it:
 
     POST {url}{prefix}/_sim/           {"call": "leave_voicemail", "args": {"account": "7"}}
     GET  {url}{prefix}/_sim/journal    every change made so far
@@ -182,17 +183,22 @@ def _json(status: int, answer: object) -> Answer:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m local.server", description=__doc__)
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--only", choices=sorted(registered()), help="mount this one, unprefixed")
-    options = parser.parse_args()
     makers = registered()
-    mounted = {"": makers[options.only]()} if options.only else {}
-    with serve(mounted or {f"/{name}": make() for name, make in makers.items()}, options.port) as s:
-        sys.stdout.write(f"ready {s.url}\n")
+    parser = argparse.ArgumentParser(prog="python -m local.server")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(makers)}")
+    parser.add_argument("--port", type=int, default=0, help="the first port; 0 for free ones")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(makers):
+        parser.error(f"there is no simulator for {', '.join(sorted(unknown))}")
+    with contextlib.ExitStack() as running, contextlib.suppress(KeyboardInterrupt):
+        ready = []
+        for number, name in enumerate(options.names or makers):
+            port = options.port + number if options.port else 0
+            server = running.enter_context(serve({"": makers[name]()}, port))
+            ready.append(f"{name}={server.url}")
+        sys.stdout.write(f"ready {' '.join(ready)}\n")
         sys.stdout.flush()
-        with contextlib.suppress(KeyboardInterrupt):
-            threading.Event().wait()
+        threading.Event().wait()
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate, parsedate_to_datetime
 from itertools import count
 from typing import Any, NamedTuple
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from local.simulators import Answer
 
@@ -36,6 +36,8 @@ TYPES = (
 #: An account whose composite answer is that of the documentation until something changes for it.
 SAMPLE_ACCOUNT = "133128004"
 SAMPLE = "243427273,34437373103,3373712092,3923844747,3923844747,3923844747,3923844747,3923844747"
+
+KNOBS = ("fields", "lag_ms", "token_s", "validators", "created_name", "show_updated", "paging")
 
 INBOX, TRASH = 0, 5322
 LEFT_MESSAGE = 101
@@ -242,9 +244,10 @@ class YouMail:
     def order(
         self, account: str, product: str = "Premium", *, kind: str = "PLAN", status: int = 1
     ) -> str:
-        """Purchase (status 1) or cancel (0) a product; return the id of the order."""
+        """Purchase (status 1) or cancel (0) a product; return the id that Pollwire gives it."""
         with self._lock:
-            identity = f"order:PURCHASE/{kind}/{product}"
+            parts = ("PURCHASE", kind, product)
+            identity = "order:" + "/".join(quote(part, safe="") for part in parts)
             orders = self._accounts[account].orders
             known = identity in orders
             orders[identity] = {
@@ -266,12 +269,20 @@ class YouMail:
             self._accounts[account].profile |= fields
             self._record("account", "updated", "account", None, account)
 
-    def change_entitlements(self, account: str, *names: str) -> None:
+    def change_entitlements(self, account: str, names: Sequence[str]) -> None:
         with self._lock:
             self._accounts[account].profile["entitlements"] = list(names)
             self._record("entitlement", "updated", "account", None, account)
 
     # What goes wrong, on demand.
+
+    def configure(self, **knobs: Any) -> None:
+        """Set some of the constructor's arguments anew."""
+        with self._lock:
+            for name, value in knobs.items():
+                if name not in KNOBS:
+                    raise ValueError(f"{name} is none of {', '.join(KNOBS)}")
+                setattr(self, name, value)
 
     def set_stamp(self, account: str, stream: str, value: int) -> None:
         """Make the composite answer say *value* for a stream, lower than before or not."""

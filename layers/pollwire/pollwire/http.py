@@ -638,7 +638,7 @@ class _Guarded(_Connection):
 
     def connect(self) -> None:
         super().connect()
-        self.sock = _Wire(self.sock)  # type: ignore[assignment]
+        self.sock = _Wire(self.sock)
 
     @property
     def is_connected(self) -> bool:
@@ -1027,7 +1027,7 @@ class _Checks:
 
     def __init__(self, limits: Limits) -> None:
         import certifi
-        import pycurl  # type: ignore[import-untyped]
+        import pycurl
 
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, limits.connections)
@@ -1135,7 +1135,7 @@ class _Slot:
     def _open_socket(self, purpose: int, address: Any) -> Any:
         origin = self.poll.origin
         if origin is not None and origin.admits(str(address.addr[0])):
-            return socket.socket(address.family, address.socktype, address.protocol)
+            return _Lent(address.family, address.socktype, address.protocol)
         self._was_refused = True
         return self._pycurl.SOCKET_BAD
 
@@ -1204,9 +1204,9 @@ class _Slot:
         pycurl = self._pycurl
         if self._was_refused:
             return _refused(origin)
-        if code == pycurl.E_FILESIZE_EXCEEDED or code == 100:  # too large: body, headers
+        if code in (pycurl.E_FILESIZE_EXCEEDED, 100):  # 100: too large headers
             return Malformed(f"{origin.host}: the answer is larger than the cap")
-        if code in (pycurl.E_UNSUPPORTED_PROTOCOL, pycurl.E_WEIRD_SERVER_REPLY):
+        if code in (pycurl.E_UNSUPPORTED_PROTOCOL, 8):  # 8: a weird reply
             return Malformed(f"{origin.host}: the answer is not HTTP as it should be")
         if code == pycurl.E_OPERATION_TIMEDOUT:
             return Unavailable(f"{origin.host}: no complete answer in time")
@@ -1220,9 +1220,16 @@ class _Slot:
         descriptor = self.handle.getinfo(self._pycurl.ACTIVESOCKET)
         if descriptor < 0:
             return
-        with socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as sock:
-            with suppress(OSError):  # closed by the other side already
-                sock.shutdown(socket.SHUT_RDWR)
+        sock = socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM)
+        with sock, suppress(OSError):  # closed by the other side already
+            sock.shutdown(socket.SHUT_RDWR)
+
+
+class _Lent(socket.socket):
+    """A socket that pycurl duplicates; ours is closed as soon as it lets go of it."""
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def _read_head(lines: list[bytes], limits: Limits) -> dict[str, str] | None:

@@ -52,7 +52,7 @@ class Standing:
     failures: int = 0
     not_before_ms: int = 0
     paused: bool = False
-    settings: Mapping[str, str] = NOTHING
+    settings: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     credential: bytes | None = field(default=None, repr=False)
 
 

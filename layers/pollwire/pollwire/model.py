@@ -19,6 +19,12 @@ from typing import Any, Final
 from pollwire.errors import Malformed, Misconfigured
 
 NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+def _nothing() -> Mapping[str, str]:
+    return NOTHING  # not hashable before Python 3.12, so no default by itself
+
+
 OK: Final = frozenset({200})
 
 #: A connection's name, and (longer) an account's id: they are parts of keys, which ``#`` separates.
@@ -59,13 +65,13 @@ class Connection:
 
     name: str
     provider: str
-    hosts: Mapping[str, str] = NOTHING
+    hosts: Mapping[str, str] = field(default_factory=_nothing)
     interval_s: int = 60
     slowest_s: int = 900
     requests_per_second: float = 50.0
     shards: int = 1
     paused_until_ms: int = 0
-    settings: Mapping[str, str] = NOTHING
+    settings: Mapping[str, str] = field(default_factory=_nothing)
     credential: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -110,8 +116,8 @@ class Account:
     connection: str
     id: str
     hosts: Mapping[str, str]
-    settings: Mapping[str, str] = NOTHING
-    credential: Mapping[str, str] = field(default=NOTHING, repr=False)
+    settings: Mapping[str, str] = field(default_factory=_nothing)
+    credential: Mapping[str, str] = field(default_factory=_nothing, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +166,8 @@ class Request:
 
     url: str
     method: str = "GET"
-    query: Mapping[str, str] = NOTHING
-    headers: Mapping[str, str] = field(default=NOTHING, repr=False)
+    query: Mapping[str, str] = field(default_factory=_nothing)
+    headers: Mapping[str, str] = field(default_factory=_nothing, repr=False)
     form: Mapping[str, str] | None = field(default=None, repr=False)
     expect: frozenset[int] = OK
     secret: bool = False
@@ -179,7 +185,7 @@ class Response:
     """
 
     status: int
-    headers: Mapping[str, str] = field(default=NOTHING, repr=False)
+    headers: Mapping[str, str] = field(default_factory=_nothing, repr=False)
     body: bytes = field(default=b"", repr=False)
 
     @property
@@ -283,10 +289,13 @@ class BadRow:
         key: Something that names it again at the next delta: its id, or a hash of it.
 
         reason: A field name and what is wrong with it; no value.
+
+        id: Its id as :attr:`Row.id`, empty if that cannot be read either.
     """
 
     key: str
     reason: str
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

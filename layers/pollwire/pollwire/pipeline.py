@@ -26,6 +26,7 @@ from pollwire.errors import (
     Rejected,
     Restart,
     Retryable,
+    describe,
 )
 from pollwire.events import Composer, subscription_id
 from pollwire.http import Hosts, Http
@@ -134,7 +135,7 @@ class World:
             job.shard,
             standing.account,
             self.clock() + wait_s * 1000,
-            f"{type(error).__name__}: {error}",
+            describe(error),
         )
 
 
@@ -289,14 +290,15 @@ def delta(world: World, job: DeltaJob, remaining_ms: Callable[[], int]) -> Count
         return Counter(removed=1)
     try:
         return Delta(world, job, connection, standing, remaining_ms).run()
-    except (Rejected, Misconfigured, RateLimited) as error:
-        world.state.note_trouble(job, f"{type(error).__name__}: {error}", world.clock())
+    except (Rejected, RateLimited) as error:
+        world.state.note_trouble(job, describe(error), world.clock())
         with suppress(Conflict):
             world.leave_alone(job, connection.interval_s, standing, error)
         return Counter({type(error).__name__.lower(): 1})
-    except Malformed as error:
-        world.state.note_trouble(job, f"{type(error).__name__}: {error}", world.clock())
-        return Counter(malformed=1)
+    except (Malformed, Misconfigured) as error:
+        # It concerns this stream; the account's others may do well.
+        world.state.note_trouble(job, describe(error), world.clock())
+        return Counter({type(error).__name__.lower(): 1})
 
 
 class Delta:
@@ -335,7 +337,7 @@ class Delta:
         """Do the job; see DESIGN.md, delta."""
         self._state = self._world.state.stream(self._job)
         self._publish_outbox()
-        if self._standing.paused:
+        if self._standing.paused or self._standing.not_before_ms > self._world.clock():
             return self._counts
         unsettled = False
         if self._state.drained_ms < max(self._job.due_ms, *map(marks.seen_ms, self._job.pending)):
@@ -367,6 +369,7 @@ class Delta:
         for page in self._provider.delta(self._account, self._job.stream, start, self._session()):
             rows.append(page)
             listed.update(row.id for row in page.rows)
+            listed.update(bad.id for bad in page.bad)
             clock_ms = page.date_ms or self._world.clock()
             newest_ms = max(drain.newest_ms, decide.newest_ms(page.rows, clock_ms))
             drain = replace(drain, newest_ms=newest_ms, resume=page.resume)
@@ -406,6 +409,10 @@ class Delta:
         if not self._stream.snapshot or listed is None:
             return self._decide(pages, drain.mode, done)
         unsettled = self._decide(pages, drain.mode, state)
+        if "" in listed:
+            # A row whose very id cannot be read could be any of those that seem to be missing.
+            self._commit(replace(done, seq=self._state.seq))
+            return unsettled
         known = self._world.state.all_records(self._job)
         missing = decide.decide_missing(listed, known, self._stream, self._world.clock())
         self._counts["held"] += missing.held

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 from pollwire.errors import Malformed, Misconfigured
 from pollwire.model import Account, BadRow, Checking, Fetch, Page, Row, Seen, Start, Stream
+
+#: Half a character: JSON can spell it, UTF-8 cannot (reliability.md 4 C 30).
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Session:
@@ -113,7 +118,7 @@ def canonical_id(value: object, field: str = "id") -> str:
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if isinstance(value, str) and value.strip():
+    if isinstance(value, str) and value.strip() and not _SURROGATE.search(value):
         return value
     raise Malformed(f"{field}: an id is a number or a text, not {_kind(value)}")
 
@@ -153,7 +158,7 @@ def rows_of(
                 raise Malformed(f"{field}: a row is an object, not {_kind(raw_row)}")
             rows.append(_encodable(read(raw_row)))
         except Malformed as error:
-            bad.append(BadRow(_key(raw_row), str(error)))
+            bad.append(_bad_row(raw_row, str(error)))
     return tuple(rows), tuple(bad)
 
 
@@ -171,20 +176,18 @@ def setting(settings: Mapping[str, str], name: str, where: str) -> str:
 
 
 def _encodable(row: Row) -> Row:
-    """Refuse a row whose key fields are no text that can be written (a lone surrogate)."""
-    try:
-        f"{row.id}{row.updated_at}{row.type}{row.direction}{row.extension}".encode()
-    except UnicodeEncodeError as error:
-        raise Malformed("id: it holds a character that is none") from error
+    """Refuse a row whose key fields hold half a character, which cannot be written."""
+    for name in ("id", "updated_at", "type", "direction", "extension"):
+        if _SURROGATE.search(getattr(row, name)):
+            raise Malformed(f"{name}: it holds half a character")
     return row
 
 
-def _key(raw_row: object) -> str:
-    text = json.dumps(raw_row, sort_keys=True, default=str)
-    identity = raw_row.get("id") if isinstance(raw_row, dict) else None
-    if isinstance(identity, int | str) and not isinstance(identity, bool) and str(identity).strip():
-        text = str(identity)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+def _bad_row(raw_row: object, reason: str) -> BadRow:
+    text, identity = json.dumps(raw_row, sort_keys=True), ""
+    with suppress(Malformed):
+        identity = text = canonical_id(raw_row.get("id") if isinstance(raw_row, dict) else None)
+    return BadRow(hashlib.sha256(text.encode()).hexdigest()[:32], reason, identity)
 
 
 def _kind(value: object) -> str:

@@ -150,7 +150,7 @@ class YouMail:
         stored = "" if seen.raw == KNOWN_EMPTY else seen.raw
         validators = {"If-None-Match": seen.etag, "If-Modified-Since": seen.modified}
         response = yield Request(
-            f"{_host(account, 'poll')}/vm/poll/{account.id[-1]}/{account.id}",
+            f"{account.hosts['poll']}/vm/poll/{account.id[-1]}/{account.id}",
             headers={name: value for name, value in validators.items() if value},
             expect=frozenset({200, 304, 404}),
         )
@@ -219,10 +219,6 @@ def _fits_header(value: str) -> bool:
     return value.isascii() and value.isprintable()
 
 
-def _host(account: Account, role: str) -> str:
-    return account.hosts.get(role) or YouMail.hosts[role]
-
-
 def _field_names(account: Account) -> tuple[str, ...]:
     if "fields" not in account.settings:
         return FIELDS
@@ -280,7 +276,7 @@ def _order(account: Account, kind: str, raw: dict[str, Any]) -> Row:
         parts = [canonical_id(raw["id"])]
     if not any(parts):
         raise Malformed(f"{kind}: neither an id nor a product")
-    identity = "/".join(quote(str(part), safe="") for part in parts)
+    identity = "/".join(quote(str(part), safe="", errors="surrogatepass") for part in parts)
     return _read(account, "ecommerce", raw, f"{kind}:{identity}")
 
 
@@ -319,7 +315,7 @@ def _ask(
     account: Account, session: Session, path: str, root: str, query: Mapping[str, str]
 ) -> tuple[Any, int | None]:
     headers = {"Authorization": f"YouMail {session.token}", "Accept": "application/json"}
-    url = f"{_host(account, 'api')}/api/v4/{path}"
+    url = f"{account.hosts['api']}/api/v4/{path}"
     response = session.fetch(Request(url, query=query, headers=headers, secret=True))
     body = response.json()
     _raise_for_error(body)
@@ -334,7 +330,7 @@ def _authenticate(account: Account, session: Session) -> None:
         headers[header] = setting(account.credential, name, "credential")
         if not _fits_header(headers[header]):
             raise Misconfigured(f"credential.{name} has a character no header can carry; change it")
-    url = f"{_host(account, 'api')}/api/v4/authenticate"
+    url = f"{account.hosts['api']}/api/v4/authenticate"
     body = session.fetch(Request(url, headers=headers, secret=True)).json()
     _raise_for_error(body)
     token = body.get("authToken")

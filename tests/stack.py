@@ -1,0 +1,111 @@
+"""
+template.yaml as data, and its table, key, queues and topic made in moto.
+
+No key schema, no visibility timeout and no queue's name is written twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+TEMPLATE = ROOT / "template.yaml"
+
+NAME = "pollwire"
+
+#: What moto makes of the template; the rest (functions, roles, alarms) is nothing to these tests.
+MADE = frozenset(
+    {
+        "AWS::DynamoDB::Table",
+        "AWS::KMS::Key",
+        "AWS::SNS::Subscription",
+        "AWS::SNS::Topic",
+        "AWS::SQS::Queue",
+    }
+)
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads ``!Ref`` and its like as what they are short for."""
+
+
+def _intrinsic(loader: _Loader, tag: str, node: yaml.Node) -> dict[str, Any]:
+    value: Any
+    if isinstance(node, yaml.MappingNode):
+        value = loader.construct_mapping(node, deep=True)
+    elif isinstance(node, yaml.SequenceNode):
+        value = loader.construct_sequence(node, deep=True)
+    else:
+        value = loader.construct_scalar(node)
+    if tag == "GetAtt" and isinstance(value, str):
+        value = value.split(".", 1)
+    return {tag if tag in ("Ref", "Condition") else f"Fn::{tag}": value}
+
+
+_Loader.add_multi_constructor("!", _intrinsic)
+
+
+def load() -> dict[str, Any]:
+    """Read the template, its loops unrolled as ``AWS::LanguageExtensions`` does."""
+    with TEMPLATE.open() as text:
+        template = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+    template["Resources"] = unroll(template["Resources"])
+    return template
+
+
+def unroll(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Write out each ``Fn::ForEach`` of a mapping."""
+    written: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if not key.startswith("Fn::ForEach::"):
+            written[key] = value
+            continue
+        variable, names, body = value
+        for name in names:
+            written |= _put(unroll(body), variable, name)
+    return written
+
+
+def _put(value: Any, variable: str, name: str) -> Any:
+    """Put a loop's value wherever its variable is named."""
+    if isinstance(value, str):
+        return value.replace(f"${{{variable}}}", name)
+    if isinstance(value, list):
+        return [_put(one, variable, name) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if value == {"Ref": variable}:
+        return name
+    put = {_put(key, variable, name): _put(one, variable, name) for key, one in value.items()}
+    said = put.get("Fn::Sub")
+    # Nothing is left to put in: a plain text, which Ref and GetAtt can take.
+    return said if isinstance(said, str) and "${" not in said else put
+
+
+def create(cloudformation: Any) -> dict[str, str]:
+    """Make the stack's data resources; return the environment of its functions."""
+    template = load()
+    resources = {
+        identity: {key: value for key, value in resource.items() if key != "DependsOn"}
+        for identity, resource in template["Resources"].items()
+        if resource["Type"] in MADE
+    }
+    variables = template["Globals"]["Function"]["Environment"]["Variables"]
+    outputs = {name.replace("_", ""): {"Value": value} for name, value in variables.items()}
+    outputs["SUBSCRIBERURL"] = {"Value": {"Ref": "Subscriber"}}
+    made = {
+        "Parameters": template["Parameters"],
+        "Mappings": template["Mappings"],
+        "Conditions": template["Conditions"],
+        "Resources": resources,
+        "Outputs": outputs,
+    }
+    cloudformation.create_stack(StackName=NAME, TemplateBody=json.dumps(made))
+    stack = cloudformation.describe_stacks(StackName=NAME)["Stacks"][0]
+    found = {output["OutputKey"]: output.get("OutputValue", "") for output in stack["Outputs"]}
+    return {name: found[name.replace("_", "")] for name in (*variables, "SUBSCRIBER_URL")}
