@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import boto3
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +24,6 @@ MADE = frozenset(
     {
         "AWS::DynamoDB::Table",
         "AWS::KMS::Key",
-        "AWS::SNS::Subscription",
         "AWS::SNS::Topic",
         "AWS::SQS::Queue",
     }
@@ -87,8 +87,13 @@ def _put(value: Any, variable: str, name: str) -> Any:
     return said if isinstance(said, str) and "${" not in said else put
 
 
-def create(cloudformation: Any) -> dict[str, str]:
-    """Make the stack's data resources; return the environment of its functions."""
+def create(session: boto3.Session) -> dict[str, str]:
+    """
+    Make the stack's data resources.
+
+    Returns:
+        The environment of its functions, and the subscriber queue's URL as ``SUBSCRIBER_URL``.
+    """
     template = load()
     resources = {
         identity: {key: value for key, value in resource.items() if key != "DependsOn"}
@@ -105,7 +110,24 @@ def create(cloudformation: Any) -> dict[str, str]:
         "Resources": resources,
         "Outputs": outputs,
     }
+    cloudformation: Any = session.client("cloudformation")
     cloudformation.create_stack(StackName=NAME, TemplateBody=json.dumps(made))
     stack = cloudformation.describe_stacks(StackName=NAME)["Stacks"][0]
     found = {output["OutputKey"]: output.get("OutputValue", "") for output in stack["Outputs"]}
-    return {name: found[name.replace("_", "")] for name in (*variables, "SUBSCRIBER_URL")}
+    environment = {name: found[name.replace("_", "")] for name in (*variables, "SUBSCRIBER_URL")}
+    _subscribe(session, template["Resources"]["Subscription"]["Properties"], environment)
+    return environment
+
+
+def _subscribe(
+    session: boto3.Session, properties: Mapping[str, Any], environment: Mapping[str, str]
+) -> None:
+    # moto's CloudFormation knows no subscriptions.
+    queue = environment["SUBSCRIBER_URL"]
+    found = session.client("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])
+    session.client("sns").subscribe(
+        TopicArn=environment["EVENTS_TOPIC_ARN"],
+        Protocol=properties["Protocol"],
+        Endpoint=found["Attributes"]["QueueArn"],
+        Attributes={"RawMessageDelivery": str(properties["RawMessageDelivery"]).lower()},
+    )

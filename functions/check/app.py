@@ -38,4 +38,5 @@ def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailure
     response = process_partial_response(event, check, processor, context)
     for _, error, _ in processor.exceptions:
         logger.error("check failed", reason=describe(error))
+    metrics.add_metric("failed_jobs", MetricUnit.Count, len(processor.exceptions))
     return response

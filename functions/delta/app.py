@@ -35,6 +35,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailure
     response = process_partial_response(event, delta, processor, context)
     for _, error, _ in processor.exceptions:
         logger.error("delta failed", reason=describe(error))
+    metrics.add_metric("failed_jobs", MetricUnit.Count, len(processor.exceptions))
     failed = {failure["itemIdentifier"] for failure in response["batchItemFailures"]}
     world().queues.hasten(r for r in event["Records"] if r["messageId"] in failed)
     return response

@@ -128,6 +128,8 @@ class Server:
             if self._context is not None:
                 sock = self._context.wrap_socket(sock, server_side=True)
                 stack.callback(sock.close)
+                with self._lock:
+                    self._socks.append(sock)
             talk = Talk(self, sock, connection)
             while request := self._request(sock):
                 if self._script(talk, request):

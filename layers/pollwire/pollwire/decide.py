@@ -12,10 +12,6 @@ from dataclasses import dataclass, field, replace
 from pollwire.events import digest
 from pollwire.model import Change, Record, Row, Start, Stream
 
-#: A row from the future moves the cursor no further than this ahead of the provider's clock, or one
-#: bad row would hide all that follow (reliability.md 4 D 37).
-AHEAD_MS_MAX = 300_000
-
 #: So many rows may be missing from a full listing at once, or this share of all, and be believed at
 #: the second sighting. More than that looks like an outage, and is believed after an hour only.
 MISSING_MAX = 10
@@ -69,8 +65,12 @@ def start(reached_ms: int, previous_ms: int, cursor: str, stream: Stream) -> Sta
 
 
 def newest_ms(rows: Iterable[Row], clock_ms: int) -> int:
-    """Say how far a page moves the cursor: its newest time, not beyond the provider's clock."""
-    return max((min(row.at_ms, clock_ms + AHEAD_MS_MAX) for row in rows), default=0)
+    """
+    Say how far a page moves the cursor: its newest time, not beyond the provider's clock.
+
+    Beyond it, one row from the future would hide all that follow (reliability.md 4 D 37).
+    """
+    return max((min(row.at_ms, clock_ms) for row in rows), default=0)
 
 
 def decide(
@@ -100,8 +100,10 @@ def decide(
                 written[row.id] = replace(old, missing_ms=0, back_digest="", back_ms=0)
         elif old and _is_doubtful(old, row, content, stream, now_ms):
             unsettled = True
-            if old.back_digest != content:
-                written[row.id] = replace(old, back_digest=content, back_ms=now_ms)
+            back_ms = old.back_ms if old.back_digest == content else now_ms
+            waiting = replace(old, missing_ms=0, back_digest=content, back_ms=back_ms)
+            if waiting != old:
+                written[row.id] = waiting
         else:
             kind = _kind(old, row, mode)
             rev = (old.rev if old else 0) + bool(kind)

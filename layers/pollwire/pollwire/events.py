@@ -120,7 +120,7 @@ class Composer:
             body=text,
             attributes=self._attributes(change),
             group=self._group,
-            entity=row.id,
+            entity=hashlib.sha256(row.id.encode()).hexdigest()[:32],
         )
 
     def _uuid(self, change: Change) -> str:

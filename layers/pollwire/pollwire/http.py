@@ -21,6 +21,7 @@ import ipaddress
 import logging
 import queue
 import re
+import select
 import socket
 import threading
 import time
@@ -311,10 +312,10 @@ def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return None
-    # A mapped address is an IPv4 one in disguise: there is one way to write it.
-    if address.version == 6 and (host[0] != "[" or address.ipv4_mapped is not None):
-        return None
-    return address
+    # There is one way to write an address: a mapped one is an IPv4 one in disguise.
+    if isinstance(address, ipaddress.IPv6Address):
+        return address if host[0] == "[" and address.ipv4_mapped is None else None
+    return address if host[0] != "[" else None
 
 
 def _is_name(host: str) -> bool:
@@ -551,6 +552,7 @@ class _Deltas:
         try:
             return self._exchange(request, call)
         except PollwireError as error:
+            error.__cause__ = error.__context__ = None
             return error.with_traceback(None)
         except self._failures as error:
             return _translated(error, call)
@@ -816,10 +818,11 @@ def _unpacked(body: bytes, call: _Call) -> bytes:
     """Unpack one gzip member, no further than the cap. urllib3 accepts one that was cut."""
     host = call.origin.host
     unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-    try:
+    plain = None
+    with suppress(zlib.error):
         plain = unpacker.decompress(body, call.limits.body_bytes + 1)
-    except zlib.error:
-        raise Malformed(f"{host}: the answer says gzip and is not") from None
+    if plain is None:
+        raise Malformed(f"{host}: the answer says gzip and is not")
     if len(plain) > call.limits.body_bytes:
         raise Malformed(f"{host}: the answer is larger than the cap")
     if not unpacker.eof or unpacker.unused_data:
@@ -921,6 +924,7 @@ class _Run(Generic[K]):
             yield from self._expire()
         finally:
             polls = engine.abandon()
+            engine.free()
             for poll in (*polls, *self._waiting):
                 _closed(poll.checking)
 
@@ -951,6 +955,10 @@ class _Run(Generic[K]):
     def _settle(self) -> Iterator[tuple[K, Seen | PollwireError]]:
         for slot, code in self._engine.ended():
             poll: _Poll[K] = slot.poll
+            if slot.was_disturbed:  # nothing was sent, and the connection is closed
+                self._engine.release(slot)
+                self._engine.begin(poll)
+                continue
             answer = slot.answer(code)
             self._engine.release(slot)
             result = self._advance(poll, answer)
@@ -1032,7 +1040,10 @@ class _Checks:
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, limits.connections)
         authorities = certifi.where()
-        self.idle = [_Slot(pycurl, limits, authorities) for _ in range(limits.connections)]
+        descriptors: dict[_Ends, int] = {}
+        self.idle = [
+            _Slot(pycurl, limits, authorities, descriptors) for _ in range(limits.connections)
+        ]
         self.busy: dict[Any, _Slot] = {}
         self._claimed = False
 
@@ -1040,6 +1051,9 @@ class _Checks:
         if self._claimed:
             raise RuntimeError("one run at a time")
         self._claimed = True
+
+    def free(self) -> None:
+        self._claimed = False
 
     def begin(self, poll: _Poll[Any]) -> None:
         slot = self.idle.pop()
@@ -1080,11 +1094,10 @@ class _Checks:
         self.idle.append(slot)
 
     def abandon(self) -> list[_Poll[Any]]:
-        """Break off all transfers, whose connections are closed with that, and end the run."""
+        """Break off all transfers; their connections are closed with that."""
         slots = list(self.busy.values())
         for slot in slots:
             self.release(slot)
-        self._claimed = False
         return [slot.poll for slot in slots]
 
     def close(self) -> None:
@@ -1094,17 +1107,39 @@ class _Checks:
             slot.handle.close()
 
 
-class _Slot:
-    """An easy handle with its buffers. Only what differs from the last request is set."""
+#: What tells one connection from another: peer, own address, and their ports.
+_Ends = tuple[Any, ...]
 
-    def __init__(self, pycurl: Any, limits: Limits, authorities: str) -> None:
+#: Connections whose descriptor is remembered, closed ones among them. One that is forgotten is
+#: replaced when it is used next, no more.
+DESCRIPTORS_MAX: Final = 1024
+
+
+class _Slot:
+    """
+    An easy handle with its buffers. Only what differs from the last request is set.
+
+    Attributes:
+        poll: What it is used for.
+
+        was_disturbed: The kept connection had bytes waiting that nobody asked for. Nothing was
+            sent; the request has to begin again.
+    """
+
+    def __init__(
+        self, pycurl: Any, limits: Limits, authorities: str, descriptors: dict[_Ends, int]
+    ) -> None:
         self._pycurl = pycurl
         self._limits = limits
         self._head: list[bytes] = []
         self._body: list[bytes] = []
         self._headers: Mapping[str, str] | None = None
         self._posts = False
+        self._go, self._abort = int(pycurl.PREREQFUNC_OK), int(pycurl.PREREQFUNC_ABORT)
+        self._descriptors = descriptors
+        self._opened: list[int] = []
         self._was_refused = False
+        self.was_disturbed = False
         self.poll: _Poll[Any]
         self.handle = pycurl.Curl()
         for option, value in self._options(authorities):
@@ -1127,6 +1162,8 @@ class _Slot:
             (pycurl.MAXFILESIZE_LARGE, limits.check_bytes),
             (pycurl.MAXAGE_CONN, limits.idle_s),
             (pycurl.OPENSOCKETFUNCTION, self._open_socket),
+            (pycurl.SOCKOPTFUNCTION, self._note_socket),
+            (pycurl.PREREQFUNCTION, self._look_at_connection),
             # Straight into lists, in C. libcurl itself stops headers at 300 KB an answer.
             (pycurl.HEADERFUNCTION, self._head.append),
             (pycurl.WRITEFUNCTION, self._body.append),
@@ -1135,13 +1172,37 @@ class _Slot:
     def _open_socket(self, purpose: int, address: Any) -> Any:
         origin = self.poll.origin
         if origin is not None and origin.admits(str(address.addr[0])):
-            return _Lent(address.family, address.socktype, address.protocol)
-        self._was_refused = True
+            with suppress(OSError):  # no more descriptors, or no such family here
+                return _Lent(address.family, address.socktype, address.protocol)
+        else:
+            self._was_refused = True
         return self._pycurl.SOCKET_BAD
+
+    def _note_socket(self, descriptor: int, purpose: int) -> int:
+        self._opened.append(descriptor)
+        return 0
+
+    def _look_at_connection(self, *ends: Any) -> int:
+        """
+        Abort before the request is sent if a kept connection has something to read.
+
+        It would be taken for the answer, whosever it is; libcurl looks once a second only.
+        """
+        if self._opened:  # new: over TLS, session tickets may wait to be read
+            if len(self._descriptors) > DESCRIPTORS_MAX:
+                self._descriptors.clear()
+            for descriptor in self._opened:
+                if _local_port(descriptor) == ends[3]:
+                    self._descriptors[ends] = descriptor
+            return self._go
+        kept = self._descriptors.get(ends)
+        self.was_disturbed = kept is None or _readable(kept)
+        return self._abort if self.was_disturbed else self._go
 
     def prepare(self, poll: _Poll[Any]) -> None:
         self.poll = poll
-        self._was_refused = False
+        self._was_refused = self.was_disturbed = False
+        self._opened.clear()
         self._head.clear()
         self._body.clear()
         request = poll.request
@@ -1223,6 +1284,19 @@ class _Slot:
         sock = socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM)
         with sock, suppress(OSError):  # closed by the other side already
             sock.shutdown(socket.SHUT_RDWR)
+
+
+def _readable(descriptor: int) -> bool:
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def _local_port(descriptor: int) -> int:
+    # Of two sockets that raced to connect, the loser may be closed by now.
+    with suppress(OSError), socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as sock:
+        return int(sock.getsockname()[1])
+    return -1
 
 
 class _Lent(socket.socket):

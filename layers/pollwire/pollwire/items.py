@@ -247,7 +247,7 @@ def _unpack_events(packed: bytes) -> tuple[Event, ...]:
 
 def read_record(item: Item) -> Record:
     return Record(
-        id=_read_text(item, "identity") or item["sk"]["S"].removeprefix("r#"),
+        id=_read_text(item, "full_id") or item["sk"]["S"].removeprefix("r#"),
         rev=_read_int(item, "rev"),
         digest=_read_text(item, "digest"),
         updated_at=_read_text(item, "updated_at"),
@@ -271,7 +271,7 @@ def record_item(record: Record) -> dict[str, Any]:
         "kind": record.type,
         "direction": record.direction,
         "extension": record.extension,
-        "identity": "" if record_sk(record.id) == f"r#{record.id}" else record.id,
+        "full_id": "" if record_sk(record.id) == f"r#{record.id}" else record.id,
     }
     numbers = {
         "rev": record.rev,

@@ -235,7 +235,8 @@ def _note_answer(
     """Write what one account's answer says, if anything; return what is pending now."""
     if isinstance(answer, PollwireError):
         raise answer
-    if standing.failures:
+    if standing.failures and not standing.pending:
+        # With marks pending it is for a delta to say so: a poll may not even need the credential.
         world.state.note_success(job.connection, job.shard, standing.account)
     step = marks.step(
         seen, answer, standing.pending, lambda raw: provider.marks(account, raw), world.clock()
@@ -339,8 +340,9 @@ class Delta:
         self._publish_outbox()
         if self._standing.paused or self._standing.not_before_ms > self._world.clock():
             return self._counts
-        unsettled = False
-        if self._state.drained_ms < max(self._job.due_ms, *map(marks.seen_ms, self._job.pending)):
+        # A job that a later drain has answered settles nothing: that drain knew what is unsettled.
+        unsettled = True
+        if self._state.drained_ms < max([self._job.due_ms, *map(marks.seen_ms, self._job.pending)]):
             try:
                 unsettled = self._drain()
             except Restart:

@@ -5,6 +5,7 @@ SQS and SNS, in batches of ten. A batch that succeeds in part is a failure: noth
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,9 @@ BATCH_MAX = 10  # SQS and SNS
 #: SNS takes 256 KiB a batch; the rest is for attributes.
 BATCH_BYTES_MAX = 255 * 1024
 ATTRIBUTE_BYTES = 1024
+
+#: How an element of a pending set begins (see :mod:`pollwire.marks`): stream, milliseconds.
+ELEMENT = re.compile(r"[^@]+@[0-9]{1,16}@")
 
 
 class Queues:
@@ -194,9 +198,10 @@ def read_delta(body: str) -> DeltaJob:
         "due_ms": int,
     }
     fields = _fields(body, kinds)
-    if not all(isinstance(one, str) and one.count("@") >= 2 for one in fields["pending"]):
+    pending = fields["pending"]
+    if not pending or not all(isinstance(one, str) and ELEMENT.match(one) for one in pending):
         raise Malformed("job.pending: a list of stream@ms@mark is expected")
-    return DeltaJob(**{**fields, "pending": tuple(fields["pending"])})
+    return DeltaJob(**{**fields, "pending": tuple(pending)})
 
 
 def _fields(body: str, kinds: dict[str, type]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ One DynamoDB table.
                                         paused_until, options, credential
     shard#<connection>#<n>   <account>  marks, pending, was_empty, failures, not_before,
                                         standing, trouble, options, credential
-    token#<connection>       <account>  token
+    token#<connection>       <account>  sealed
     stream#<connection>#<account>#<stream>
                              cursor     version, reached, previous, place, drain, outbox,
                                         seq, drained_at, trouble, trouble_at
@@ -204,11 +204,11 @@ class State:
     def token(self, connection: str, account: str) -> bytes | None:
         """Read an account's sealed access token, or ``None``."""
         item = self._get(f"token#{connection}", account)
-        return item["token"]["B"] if item else None
+        return item["sealed"]["B"] if item else None
 
     def put_token(self, connection: str, account: str, token: bytes) -> None:
         """Share an account's sealed access token."""
-        item = {**key(f"token#{connection}", account), "token": {"B": token}}
+        item = {**key(f"token#{connection}", account), "sealed": {"B": token}}
         self._client.put_item(TableName=self._table, Item=item)
 
     # Streams

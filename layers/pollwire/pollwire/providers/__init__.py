@@ -21,6 +21,10 @@ from pollwire.model import Account, BadRow, Checking, Fetch, Page, Row, Seen, St
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+#: The end of the year 9999: an event's timestamp can say no later one.
+INSTANT_MS_MAX = 253_402_300_799_999
+
+
 class Session:
     """
     What a delta may use of the world: the provider, and a token that workers share.
@@ -131,8 +135,8 @@ def instant_ms(value: object, field: str) -> int:
         Malformed: It is no such number.
     """
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 16:
-        return int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**16:
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= INSTANT_MS_MAX:
         return value
     raise Malformed(f"{field}: milliseconds since the epoch are expected, not {_kind(value)}")
 

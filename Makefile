@@ -1,0 +1,54 @@
+# Every target makes the environments it needs: .venv and .venv-sam, from local/requirements*.txt.
+PYTHON ?= python3
+STACK ?= pollwire
+PARAMETERS ?=
+SECONDS ?=
+SEED ?= 1
+PORT ?=
+AWS_PORT ?=
+
+export SAM_CLI_TELEMETRY := 0
+MAKE_ENVIRONMENTS := $(PYTHON) -m local.bootstrap
+SAM := .venv-sam/bin/sam
+OVERRIDES := $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
+
+.PHONY: help run test check build deploy clean environments
+
+help: ## Say what each target does
+	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' Makefile | expand -t 18
+	@printf '\nVariables:\n'
+	@printf '  make run     SECONDS=90      stop after 90 s of changes and sum up; otherwise Ctrl-C does\n'
+	@printf '               SEED=1          what happens at the simulated provider, and in which order\n'
+	@printf '               PORT=8070       port of the simulated provider; otherwise a free one\n'
+	@printf '               AWS_PORT=4566   port of MiniStack; otherwise a free one\n'
+	@printf '  make test    ARGS="-k due"   more words for pytest\n'
+	@printf '  make deploy  STACK=pollwire  name of the stack\n'
+	@printf '               PARAMETERS="AllowedHosts=https://api.example.com LogLevel=DEBUG"\n'
+	@printf '  all          PYTHON=python3.13   interpreter to make the environments with, 3.11 to 3.14\n'
+
+run: ## Run the whole system here, without an AWS account; print each event as it arrives
+	@exec $(MAKE_ENVIRONMENTS) .venv/bin/python -m local \
+		--seconds '$(SECONDS)' --seed '$(SEED)' --port '$(PORT)' --aws-port '$(AWS_PORT)'
+
+test: ## Run every test; none needs an AWS account
+	@exec $(MAKE_ENVIRONMENTS) .venv/bin/python -m pytest $(ARGS)
+
+check: environments ## Check style, types and the template
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/cfn-lint template.yaml
+	$(SAM) validate --lint --region us-east-1
+
+build: environments ## Build functions and layers for Lambda into .aws-sam
+	$(SAM) build $(OVERRIDES)
+
+deploy: build ## Deploy to the AWS account you are logged in to
+	$(SAM) deploy --stack-name '$(STACK)' $(OVERRIDES)
+
+clean: ## Remove everything that can be made again
+	rm -rf .venv .venv-sam .local .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+environments:
+	@$(MAKE_ENVIRONMENTS)

@@ -1,0 +1,142 @@
+"""The system on moto, made anew for each test; no network, no credentials of anyone."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import logging
+import socket
+import sys
+from dataclasses import replace
+
+import boto3
+import pytest
+from local.simulators.youmail import YouMail
+from moto import mock_aws
+
+from pollwire import wiring
+from pollwire.queues import Queues, Topic
+from pollwire.secrets import Sealer
+from pollwire.state import State
+from tests import stack
+from tests.integration.system import ANN, Client, Clock, Http, System
+
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_SESSION_TOKEN": "testing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_REGION": "us-east-1",
+}
+STAGES = ("schedule", "check", "delta")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Whatever is not answered in this process fails, rather than going out."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1"):
+            raise AssertionError(f"a connection to {address[0]}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def apps():
+    """The functions' modules, imported as a cold start does: Powertools reads its settings then."""
+    modules = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POWERTOOLS_METRICS_NAMESPACE", "Pollwire")
+        patch.setenv("LOG_LEVEL", "DEBUG")
+        for stage in STAGES:
+            patch.setenv("POWERTOOLS_SERVICE_NAME", stage)
+            name = f"functions.{stage}.app"
+            sys.modules.pop(name, None)
+            modules[stage] = importlib.import_module(name)
+    return modules
+
+
+@pytest.fixture
+def system(monkeypatch, apps):
+    """Everything deployed, nothing connected."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    with mock_aws():
+        session = boto3.Session()
+        environment = stack.create(session)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        clock = Clock()
+        simulator = YouMail(lambda: clock() / 1000)
+        faults = {}
+        real = wiring.build
+
+        def client(name):
+            return Client(session.client(name), faults)
+
+        def build(settings):
+            world = real(settings)
+            return replace(
+                world,
+                state=State(client("dynamodb"), settings.table_name),
+                queues=Queues(
+                    client("sqs"), settings.checks_queue_url, settings.deltas_queue_url
+                ),
+                topic=Topic(client("sns"), settings.events_topic_arn),
+                http=Http(world.hosts, simulator, clock),
+                sealer=Sealer(client("kms"), settings.key_arn, clock),
+                clock=clock,
+                jitter=lambda: 0.5,
+            )
+
+        monkeypatch.setattr(wiring, "build", build)
+        wiring.world.cache_clear()
+        yield System(session, environment, apps, clock, simulator, faults)
+        wiring.world.cache_clear()
+
+
+@pytest.fixture
+def ann(system):
+    """The system with one account, recorded and settled: whatever comes now is news."""
+    system.connect()
+    system.add_account(ANN)
+    system.rest()
+    assert system.deliveries() == []
+    return system
+
+
+@pytest.fixture
+def logs(apps):
+    """What the functions log: a function that returns its lines, as objects."""
+    stream = io.StringIO()
+    handlers = [handler for app in apps.values() for handler in app.logger.handlers]
+    before = [handler.setStream(stream) for handler in handlers]
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    for handler, old in zip(handlers, before, strict=True):
+        handler.setStream(old)
+
+
+@pytest.fixture
+def everything_logged(logs):
+    """
+    All that anything in the process logs, at DEBUG, as one text.
+
+    botocore is left out: it logs bodies, and nothing in Lambda turns it on.
+    """
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(name)s %(message)s %(exc_info)s"))
+    handler.addFilter(lambda record: not record.name.startswith(("boto", "moto")))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield lambda: stream.getvalue() + json.dumps(logs())
+    root.removeHandler(handler)
+    root.setLevel(level)

@@ -1,0 +1,384 @@
+"""
+Pollwire on moto: the real handlers, the template's table, queues and topic, a simulated provider.
+
+moto is no oracle for FIFO: its topics do not deduplicate, its queues forget what they saw as soon
+as it is deleted, and all of it runs on real time. So nothing here relies on deduplication, and the
+clock that Pollwire sees is the test's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from types import ModuleType
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import boto3
+from local.simulators.youmail import YouMail
+
+from pollwire import wiring
+from pollwire.errors import PollwireError, Unavailable
+from pollwire.http import Hosts, failure_of
+from pollwire.model import CheckJob, Checking, Connection, DeltaJob, Request, Response, Seen
+from pollwire.pipeline import World
+from pollwire.providers.youmail import FIELDS
+from pollwire.state import shard_of
+
+#: 2027-01-15T08:00:00Z, the start of a minute.
+START_MS = 1_800_000_000_000
+
+ANN, BOB, CAL = "10000000001", "10000000002", "10000000003"
+PASSWORD = "canary-password"
+SHOP = Connection("shop", "youmail", interval_s=60, slowest_s=60)
+
+
+class Clock:
+    """Milliseconds since the epoch, as the test says."""
+
+    def __init__(self) -> None:
+        self.now_ms = START_MS
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+    def advance(self, seconds: float) -> None:
+        self.now_ms += round(seconds * 1000)
+
+
+class Http:
+    """
+    Stands in for :class:`pollwire.http.Http`: the same rules, and a simulator for a network.
+
+    Attributes:
+        asked: Every request that was sent.
+
+        on_request: Called with each before it is answered; what it raises is the answer.
+    """
+
+    def __init__(self, hosts: Hosts, simulator: YouMail, clock: Clock) -> None:
+        self.asked: list[Request] = []
+        self.on_request: Callable[[Request], None] = lambda request: None
+        self._hosts = hosts
+        self._simulator = simulator
+        self._clock = clock
+
+    def fetch(self, request: Request) -> Response:
+        host = self._hosts.admit(request).host
+        self.asked.append(request)
+        self.on_request(request)
+        url = urlsplit(request.url)
+        query = dict(parse_qsl(url.query)) | dict(request.query)
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        form = urlencode(request.form or {}).encode()
+        status, found, body = self._simulator.handle(
+            request.method, url.path, query, headers, form
+        )
+        failure = failure_of(
+            status, request.expect, host, found.get("retry-after", ""), self._clock() / 1000
+        )
+        if failure:
+            raise failure
+        if status == 200 and not body:
+            raise Unavailable(f"{host}: nothing in it")
+        return Response(status, found, body)
+
+    def run(
+        self,
+        checks: Iterable[tuple[str, Checking]],
+        *,
+        requests_per_second: float,
+        deadline_s: float,
+    ) -> Iterator[tuple[str, Seen | PollwireError]]:
+        assert requests_per_second > 0 < deadline_s
+        for key, checking in checks:
+            yield key, self._run(checking)
+
+    def _run(self, checking: Checking) -> Seen | PollwireError:
+        try:
+            request = next(checking)
+            while True:
+                try:
+                    answer = self.fetch(request)
+                except PollwireError as error:
+                    request = checking.throw(error)
+                else:
+                    request = checking.send(answer)
+        except StopIteration as stop:
+            seen: Seen = stop.value
+            return seen
+        except PollwireError as error:
+            return error
+
+
+class Client:
+    """
+    An AWS client whose calls can be made to fail.
+
+    Args:
+        faults: By name of the call, what is called in its place: with the call itself, and with
+            its arguments. All clients of a system share them.
+    """
+
+    def __init__(self, client: Any, faults: Mapping[str, Callable[..., Any]]) -> None:
+        self._client = client
+        self._faults = faults
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._client, name)
+        return partial(self._faults[name], call) if name in self._faults else call
+
+
+@dataclass
+class Context:
+    """What Lambda tells a function of its invocation."""
+
+    function_name: str
+    remaining_ms: Callable[[], int] = lambda: 60_000
+    memory_limit_in_mb: int = 512
+    invoked_function_arn: str = "arn:aws:lambda:us-east-1:123456789012:function:pollwire"
+    aws_request_id: str = "00000000-0000-0000-0000-000000000000"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return self.remaining_ms()
+
+
+@dataclass
+class Delivery:
+    """One event on a subscriber's queue."""
+
+    event: dict[str, Any]
+    attributes: dict[str, str]
+    group: str
+
+    @property
+    def said(self) -> tuple[str, str, str]:
+        """Its stream, its change, and its record's id."""
+        body = self.event["body"]
+        return body["stream"], body["change"], body["record"]["id"]
+
+
+@dataclass
+class System:
+    """
+    The deployed system in one process.
+
+    Attributes:
+        apps: The functions' modules by stage.
+
+        faults: What AWS does instead of what it is asked for; see :class:`Client`.
+
+        failed: URL and receipt handle of the messages that were reported failed.
+    """
+
+    session: boto3.Session
+    environment: Mapping[str, str]
+    apps: Mapping[str, ModuleType]
+    clock: Clock
+    simulator: YouMail
+    faults: dict[str, Callable[..., Any]]
+    remaining_ms: Callable[[], int] = lambda: 60_000
+    failed: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.sqs: Any = self.session.client("sqs")
+        self.sns: Any = self.session.client("sns")
+        self.dynamodb: Any = self.session.client("dynamodb")
+
+    @property
+    def world(self) -> World:
+        return wiring.world()
+
+    @property
+    def http(self) -> Http:
+        http = self.world.http
+        assert isinstance(http, Http)
+        return http
+
+    # What an operator does.
+
+    def connect(self, connection: Connection = SHOP) -> None:
+        self.world.state.put_connection(connection)
+
+    def add_account(
+        self,
+        account: str,
+        connection: Connection = SHOP,
+        *,
+        password: str = PASSWORD,
+        new_user: bool = False,
+        **settings: str,
+    ) -> None:
+        """Make an account at the provider, whose own password is ``PASSWORD``, and register it."""
+        phone = f"4255{account[-6:]}"
+        self.simulator.add_account(account, phone, PASSWORD, phone, new_user=new_user)
+        credential = {"username": phone, "password": password}
+        sealed = self.world.sealer.seal(credential, connection.name, account)
+        self.world.state.add_account(connection, account, settings=settings, credential=sealed)
+
+    def remove_account(self, account: str, connection: Connection = SHOP) -> None:
+        shard = shard_of(account, connection.shards)
+        self._delete(f"shard#{connection.name}#{shard}", account)
+
+    # What AWS does.
+
+    def invoke(self, stage: str, event: Mapping[str, Any]) -> Any:
+        context = Context(f"pollwire-{stage}", lambda: self.remaining_ms())
+        return self.apps[stage].handler(event, context)
+
+    def tick(self, **event: str) -> None:
+        self.invoke("schedule", event)
+
+    def pump(self, stage: str, url: str, batch: int) -> int:
+        """Hand a queue's messages to a function until none can be had; return how many failed."""
+        failed = 0
+        while messages := self.receive(url, batch):
+            records = [_record(message, url) for message in messages]
+            response = self.invoke(stage, {"Records": records})
+            assert set(response) == {"batchItemFailures"}
+            refused = {failure["itemIdentifier"] for failure in response["batchItemFailures"]}
+            for message in messages:
+                receipt = message["ReceiptHandle"]
+                if message["MessageId"] in refused:
+                    self.failed.append((url, receipt))
+                    failed += 1
+                else:
+                    self.sqs.delete_message(QueueUrl=url, ReceiptHandle=receipt)
+        return failed
+
+    def receive(self, url: str, batch: int = 10) -> list[dict[str, Any]]:
+        answer = self.sqs.receive_message(
+            QueueUrl=url,
+            MaxNumberOfMessages=batch,
+            MessageSystemAttributeNames=["All"],
+            MessageAttributeNames=["All"],
+        )
+        return list(answer.get("Messages", []))
+
+    def redeliver(self) -> None:
+        """Let the time pass after which messages that failed are handed out again."""
+        for url, receipt in self.failed:
+            self.sqs.change_message_visibility(
+                QueueUrl=url, ReceiptHandle=receipt, VisibilityTimeout=0
+            )
+        self.failed.clear()
+
+    def run_checks(self) -> int:
+        return self.pump("check", self.environment["CHECKS_QUEUE_URL"], 1)
+
+    def run_deltas(self) -> int:
+        return sum(self.pump("delta", self.deltas_url(stream), 5) for stream in FIELDS)
+
+    def check(self, connection: Connection = SHOP) -> None:
+        """Check every shard, due at this instant."""
+        for shard in range(connection.shards):
+            job = CheckJob(connection.name, shard, self.clock(), connection.interval_s)
+            self.world.queues.send_checks([job], self.clock())
+        assert not self.run_checks()
+
+    def poll(self, seconds: float = 60) -> int:
+        """Let time pass, check all there is, run what that queues; return how many jobs failed."""
+        self.clock.advance(seconds)
+        self.check()
+        return self.run_deltas()
+
+    def rest(self) -> None:
+        """Poll until every mark is settled."""
+        for _ in range(6):
+            self.poll()
+            if not self.pending():
+                return
+        raise AssertionError(f"pending for ever: {self.pending()}")
+
+    # What there is.
+
+    def deltas_url(self, stream: str) -> str:
+        return self.environment["DELTAS_QUEUE_URL"].format(stream=stream)
+
+    def deliveries(self, url: str = "") -> list[Delivery]:
+        """Take all events off a subscriber's queue."""
+        url = url or self.environment["SUBSCRIBER_URL"]
+        found = []
+        while messages := self.receive(url):
+            for message in messages:
+                self.sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+                attributes = {
+                    name: attribute["StringValue"]
+                    for name, attribute in message.get("MessageAttributes", {}).items()
+                }
+                group = message["Attributes"]["MessageGroupId"]
+                found.append(Delivery(json.loads(message["Body"]), attributes, group))
+        return found
+
+    def said(self) -> list[tuple[str, str, str]]:
+        """Take all events off the subscriber's queue: stream, change and id of each."""
+        return [delivery.said for delivery in self.deliveries()]
+
+    def table(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Read every item."""
+        items: list[dict[str, Any]] = []
+        query: dict[str, Any] = {"TableName": self.environment["TABLE_NAME"]}
+        while True:
+            answer = self.dynamodb.scan(**query)
+            items += answer["Items"]
+            if "LastEvaluatedKey" not in answer:
+                return {(item["pk"]["S"], item["sk"]["S"]): item for item in items}
+            query["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+    def standing(self, account: str = ANN, connection: Connection = SHOP) -> Any:
+        shard = shard_of(account, connection.shards)
+        return self.world.state.account(connection.name, shard, account)
+
+    def pending(self, account: str = ANN) -> set[str]:
+        """Name the streams that have marks pending."""
+        return {element.partition("@")[0] for element in self.standing(account).pending}
+
+    def stream_state(self, stream: str, account: str = ANN) -> Any:
+        return self.world.state.stream(self.job(stream, account))
+
+    def records(self, stream: str, account: str = ANN) -> dict[str, Any]:
+        return self.world.state.all_records(self.job(stream, account))
+
+    def job(self, stream: str, account: str = ANN) -> DeltaJob:
+        """Make the delta job that a check would queue now."""
+        pending = tuple(
+            sorted(
+                element
+                for element in self.standing(account).pending
+                if element.startswith(f"{stream}@")
+            )
+        )
+        return DeltaJob("shop", 0, account, stream, pending, self.clock())
+
+    def depths(self) -> dict[str, int]:
+        """Count the messages of every queue that is not empty, in flight and delayed ones too."""
+        names = ("", "NotVisible", "Delayed")
+        kinds = [f"ApproximateNumberOfMessages{name}" for name in names]
+        depths = {}
+        for url in self.sqs.list_queues()["QueueUrls"]:
+            answer = self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=kinds)
+            depth = sum(int(count) for count in answer["Attributes"].values())
+            if depth:
+                depths[url.rpartition("/")[2]] = depth
+        return depths
+
+    def _delete(self, pk: str, sk: str) -> None:
+        key = {"pk": {"S": pk}, "sk": {"S": sk}}
+        self.dynamodb.delete_item(TableName=self.environment["TABLE_NAME"], Key=key)
+
+
+def _record(message: Mapping[str, Any], url: str) -> dict[str, Any]:
+    """Write a message as Lambda hands it to a function."""
+    return {
+        "messageId": message["MessageId"],
+        "receiptHandle": message["ReceiptHandle"],
+        "body": message["Body"],
+        "attributes": dict(message["Attributes"]),
+        "messageAttributes": {},
+        "md5OfBody": message["MD5OfBody"],
+        "eventSource": "aws:sqs",
+        "eventSourceARN": f"arn:aws:sqs:us-east-1:123456789012:{url.rpartition('/')[2]}",
+        "awsRegion": "us-east-1",
+    }

@@ -1,0 +1,175 @@
+"""The template, as far as it can be wrong without a linter noticing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from pollwire.providers import registered
+from pollwire.wiring import Settings
+
+from tests.template import rules
+from tests.template.expand import ROOT, template
+
+TEMPLATE = template()
+
+FOR_POWERTOOLS = {"LOG_LEVEL", "POWERTOOLS_SERVICE_NAME", "POWERTOOLS_METRICS_NAMESPACE"}
+
+
+@pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: rule.__name__)
+def test_rule_is_kept(rule: Callable[[rules.Template], rules.Complaints]) -> None:
+    assert list(rule(TEMPLATE)) == []
+
+
+WRONG: list[tuple[Callable[[rules.Template], rules.Complaints], str, Any]] = [
+    # rule that has to complain, path into Resources or Parameters, value there (None: taken away)
+    (rules.mappings_are_safe, "Checks.Properties.VisibilityTimeout", 359),
+    (rules.mappings_are_safe, "DeltaEntryFunction.Properties.Timeout", 61),
+    (rules.mappings_are_safe,
+     "DeltaEntryFunction.Properties.Events.Deltas.Properties.BatchSize", 11),
+    (rules.mappings_are_safe,
+     "CheckFunction.Properties.Events.Checks.Properties.FunctionResponseTypes", None),
+    (rules.mappings_are_safe,
+     "CheckFunction.Properties.Events.Checks.Properties.ScalingConfig", None),
+    (rules.mappings_are_safe, "CheckFunction.Properties.ReservedConcurrentExecutions", 5),
+    (rules.queues_have_dead_letters, "DeltasEntry.Properties.RedrivePolicy", None),
+    (rules.queues_have_dead_letters, "DeltasEntryDead.Properties.FifoQueue", None),
+    (rules.queues_have_dead_letters, "Checks.Properties.MessageRetentionPeriod", 900),
+    (rules.queues_have_dead_letters, "Undelivered.Properties.MessageRetentionPeriod", 345600),
+    (rules.fifo_is_fast_and_named, "DeltasEntry.Properties.DeduplicationScope", "queue"),
+    (rules.fifo_is_fast_and_named, "Checks.Properties.QueueName", "checks"),
+    (rules.queues_refuse_plain_http, "DeltasEntryPolicy.Properties.Queues", []),
+    (rules.queue_policies_admit_only_the_topic,
+     "SubscriberPolicy.Properties.PolicyDocument.Statement.0.Condition", {}),
+    (rules.queue_policies_admit_only_the_topic,
+     "SubscriberPolicy.Properties.PolicyDocument.Statement.0.Principal", "*"),
+    (rules.queues_refuse_plain_http,
+     "ChecksPolicy.Properties.PolicyDocument.Statement.0.Effect", "Allow"),
+    (rules.topic_takes_events_of_deltas_only, "Events.Properties.ContentBasedDeduplication", True),
+    (rules.topic_takes_events_of_deltas_only, "CheckRole.Properties.Path", "/x/delta/"),
+    (rules.topic_takes_events_of_deltas_only, "DeltaEntryRole.Properties.Path", "/x/"),
+    (rules.topic_takes_events_of_deltas_only,
+     "EventsPolicy.Properties.PolicyDocument.Statement.0.Condition", {}),
+    (rules.subscriptions_lose_nothing, "Subscription.Properties.RedrivePolicy", None),
+    (rules.subscriptions_lose_nothing, "Subscription.Properties.RawMessageDelivery", None),
+    (rules.roles_are_least,
+     "CheckRole.Properties.Policies.0.PolicyDocument.Statement.1.Action", "sqs:*"),
+    (rules.roles_are_least,
+     "DeltaEntryRole.Properties.Policies.0.PolicyDocument.Statement.1.Resource", "*"),
+    (rules.roles_are_least, "ScheduleRole.Properties.ManagedPolicyArns",
+     ["arn:aws:iam::aws:policy/service-role/AWSLambdaSQSQueueExecutionRole"]),
+    (rules.every_function_has_its_own_role,
+     "CheckFunction.Properties.Role", {"Ref": "ScheduleRole"}),
+    (rules.services_act_for_this_account_only,
+     "SchedulerRole.Properties.AssumeRolePolicyDocument.Statement.0.Condition", None),
+    (rules.checks_reach_every_stream_and_no_dead_letters,
+     "DeltasEntryDead.Properties.QueueName", {"Fn::Sub": "${AWS::StackName}-deltas-dead.fifo"}),
+    (rules.only_deltas_seal,
+     "CheckRole.Properties.Policies.0.PolicyDocument.Statement.4.Condition", None),
+    (rules.only_deltas_seal,
+     "CheckRole.Properties.Policies.0.PolicyDocument.Statement.4.Action", ["kms:Encrypt"]),
+    (rules.everything_is_encrypted, "DeltasEntryDead.Properties.SqsManagedSseEnabled", None),
+    (rules.everything_is_encrypted, "Events.Properties.KmsMasterKeyId", None),
+    (rules.everything_is_encrypted, "State.Properties.SSESpecification", None),
+    (rules.everything_is_encrypted, "DeltaEntryLogs.Properties.KmsKeyId", None),
+    (rules.state_outlives_the_stack, "State.DeletionPolicy", None),
+    (rules.state_outlives_the_stack, "Key.UpdateReplacePolicy", "Delete"),
+    (rules.state_outlives_the_stack, "State.Properties.PointInTimeRecoverySpecification", None),
+    (rules.state_outlives_the_stack, "State.Properties.TableName", "state"),
+    (rules.the_key_is_ours, "Key.Properties.EnableKeyRotation", None),
+    (rules.the_key_is_ours, "Key.Properties.KeyPolicy.Statement.1.Condition", None),
+    (rules.the_key_is_ours, "Key.Properties.KeyPolicy.Statement.2.Condition", None),
+    (rules.logs_end, "CheckLogs.Properties.RetentionInDays", None),
+    (rules.logs_end, "CheckLogs.Properties.LogGroupName", {"Fn::Sub": "/aws/lambda/check"}),
+    (rules.schedules_are_not_repeated,
+     "ScheduleFunction.Properties.Events.EveryMinute.Properties.OmitName", None),
+    (rules.schedules_are_not_repeated, "ScheduleFunction.Properties.EventInvokeConfig", None),
+    (rules.alarms_see_everything, "DeltasEntryDeadAlarm.Properties.MetricName", "Other"),
+    (rules.alarms_see_everything, "DeltaEntryErrorsAlarm.Properties.AlarmActions", None),
+    (rules.alarms_see_everything, "ChecksAgeAlarm.Properties.TreatMissingData", None),
+    (rules.parameters_are_described, "LogLevel.Description", None),
+    (rules.parameters_are_described, "LogLevel.AllowedValues", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "value"), WRONG, ids=lambda part: getattr(part, "__name__", None)
+)
+def test_rule_notices(
+    rule: Callable[[rules.Template], rules.Complaints], path: str, value: object
+) -> None:
+    wrong = deepcopy(TEMPLATE)
+    *steps, last = path.split(".")
+    node = wrong["Resources"] | wrong["Parameters"]
+    for step in steps:
+        node = node[int(step) if isinstance(node, list) else step]
+    if value is None:
+        del node[last]
+    else:
+        node[last] = value
+
+    assert list(rule(wrong)) != []
+
+
+def test_every_rule_is_known_to_notice() -> None:
+    assert {rule for rule, *_ in WRONG} == set(rules.RULES)
+
+
+def test_environment_is_what_settings_read() -> None:
+    wanted = {field.name.upper() for field in fields(Settings)}
+    for function in rules.of_type(TEMPLATE, "Serverless::Function").values():
+        assert function["Environment"]["Variables"].keys() - FOR_POWERTOOLS == wanted
+        assert function["Environment"]["Variables"].keys() >= FOR_POWERTOOLS
+
+
+def test_deltas_url_is_a_queue_url_with_the_stream_left_open() -> None:
+    url = TEMPLATE["Globals"]["Function"]["Environment"]["Variables"]["DELTAS_QUEUE_URL"]
+    glue, split = url["Fn::Join"]
+    ending, queue = split["Fn::Split"]
+    name = TEMPLATE["Resources"][queue["Ref"]]["Properties"]["QueueName"]["Fn::Sub"]
+
+    assert glue.format(stream="history") == ending
+    assert name.endswith(f"-deltas-{ending}")
+
+
+def test_every_folder_is_a_function_and_every_function_a_folder() -> None:
+    functions = rules.of_type(TEMPLATE, "Serverless::Function").values()
+    folders = {f"functions/{path.parent.name}" for path in ROOT.glob("functions/*/app.py")}
+
+    assert {function["CodeUri"] for function in functions} == folders
+
+
+def test_every_stream_of_every_provider_has_its_queue_and_its_function() -> None:
+    streams = {stream for provider in registered().values() for stream in provider.streams}
+    mapped = [entry["Name"] for entry in TEMPLATE["Mappings"]["Streams"].values()]
+    queues = [
+        queue["QueueName"]["Fn::Sub"] for queue in rules.of_type(TEMPLATE, "SQS::Queue").values()
+    ]
+    functions = rules.of_type(TEMPLATE, "Serverless::Function").values()
+    names = [function["FunctionName"]["Fn::Sub"] for function in functions]
+
+    assert sorted(mapped) == sorted(streams)
+    for stream in streams:
+        assert f"${{AWS::StackName}}-deltas-{stream}.fifo" in queues
+        assert f"${{AWS::StackName}}-delta-{stream}" in names
+    assert sum("-delta-" in name for name in names) == len(streams)
+
+
+def test_two_stages_live_in_one_account() -> None:
+    named = re.compile(r"^(FunctionName|TopicName|LogGroupName|QueueName)$")
+    for name, resource in TEMPLATE["Resources"].items():
+        for key, value in resource["Properties"].items():
+            if named.match(key):
+                assert "${AWS::StackName}-" in value["Fn::Sub"], f"{name}.{key}"
+
+
+def test_every_dependency_is_pinned() -> None:
+    lines = (ROOT / "layers/dependencies/requirements.txt").read_text().splitlines()
+
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert pins
+    assert [pin for pin in pins if not re.fullmatch(r"[a-z0-9_-]+==[0-9.]+", pin)] == []

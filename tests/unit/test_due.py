@@ -1,0 +1,388 @@
+"""Promises of pollwire.due."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pollwire import due
+from pollwire.model import CheckJob, Connection
+
+MINUTE_MS = 60_000
+NOON_MS = 24_630_000 * MINUTE_MS
+BEFORE_MS = NOON_MS - 1
+
+quick = settings(database=None, deadline=None, max_examples=60)
+names = st.text("abcxyz019._-", min_size=1, max_size=20)
+
+
+def connection(**fields) -> Connection:
+    fields = {"name": "acme", "provider": "youmail", "slowest_s": 86_400, **fields}
+    return Connection(**fields)
+
+
+def instants(one: Connection, minutes: int = 1, now_ms: int = BEFORE_MS) -> list[int]:
+    """Due instants, in milliseconds after noon, of all shards over some consecutive minutes."""
+    return sorted(
+        job.due_ms - NOON_MS
+        for minute in range(minutes)
+        for job in due.checks_due(one, NOON_MS + minute * MINUTE_MS, now_ms)
+    )
+
+
+def job_due(due_ms: int, interval_s: int = 10) -> CheckJob:
+    return CheckJob("acme", 0, due_ms, interval_s)
+
+
+# Which checks are due
+
+
+@pytest.mark.parametrize(
+    ("interval_s", "shards", "minutes", "checks"),
+    [
+        pytest.param(1, 1, 1, 60, id="every second"),
+        pytest.param(10, 1, 1, 6, id="six a minute"),
+        pytest.param(10, 5, 1, 30, id="six a minute and shard"),
+        pytest.param(60, 1, 1, 1, id="once a minute"),
+        pytest.param(60, 7, 1, 7, id="once a minute and shard"),
+        pytest.param(300, 1, 5, 1, id="in one minute of five"),
+        pytest.param(300, 4, 5, 4, id="each shard in one minute of five"),
+        pytest.param(7, 1, 7, 60, id="an interval that no minute holds evenly"),
+        pytest.param(86_400, 1, 1440, 1, id="once a day"),
+        pytest.param(1, 2000, 1, 120_000, id="more shards than milliseconds"),
+    ],
+)
+def test_a_shard_is_checked_once_an_interval(interval_s, shards, minutes, checks):
+    found = instants(connection(interval_s=interval_s, shards=shards), minutes)
+
+    assert len(found) == checks
+
+
+@quick
+@given(name=names, interval_s=st.integers(1, 400), shards=st.integers(1, 20))
+def test_consecutive_minutes_neither_skip_nor_double_an_instant(name, interval_s, shards):
+    one = connection(name=name, interval_s=interval_s, shards=shards)
+    by_shard = {}
+    for minute in range(20):
+        for job in due.checks_due(one, NOON_MS + minute * MINUTE_MS, BEFORE_MS):
+            by_shard.setdefault(job.shard, []).append(job.due_ms)
+
+    gaps = {b - a for found in by_shard.values() for a, b in pairwise(found)}
+    assert gaps <= {interval_s * 1000}
+    assert set(by_shard) == set(range(shards))
+    assert {len(found) for found in by_shard.values()} <= {
+        20 * 60 // interval_s,
+        -(-20 * 60 // interval_s),
+    }
+
+
+@quick
+@given(name=names, interval_s=st.integers(1, 400))
+def test_every_instant_lies_in_the_minute_it_is_named_for(name, interval_s):
+    found = instants(connection(name=name, interval_s=interval_s))
+
+    assert all(0 <= one < MINUTE_MS for one in found)
+
+
+@quick
+@given(name=names, interval_s=st.integers(1, 120), shards=st.integers(1, 50))
+def test_shards_are_spread_evenly_over_the_interval(name, interval_s, shards):
+    interval_ms = interval_s * 1000
+    found = instants(connection(name=name, interval_s=interval_s, shards=shards), minutes=2)
+
+    places = sorted(one % interval_ms for one in found)
+    distinct = sorted(set(places))
+    gaps = [b - a for a, b in pairwise([*distinct, distinct[0] + interval_ms])]
+    assert len(distinct) == shards
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_connections_have_places_of_their_own_within_the_interval():
+    places = {tuple(instants(connection(name=f"customer-{n}"))) for n in range(50)}
+
+    assert len(places) > 40
+
+
+def test_a_check_carries_its_interval():
+    (job,) = due.checks_due(connection(interval_s=60), NOON_MS, BEFORE_MS)
+
+    assert (job.connection, job.shard, job.interval_s) == ("acme", 0, 60)
+
+
+# Late and paused
+
+
+@quick
+@given(name=names, interval_s=st.integers(1, 60), late_ms=st.integers(0, 3 * MINUTE_MS))
+def test_instants_that_are_past_coalesce_to_the_last_one(name, interval_s, late_ms):
+    one = connection(name=name, interval_s=interval_s)
+    everything = instants(one)
+    past = [instant for instant in everything if instant <= late_ms]
+
+    found = instants(one, now_ms=NOON_MS + late_ms)
+
+    assert found == past[-1:] + everything[len(past) :]
+
+
+def test_each_shard_coalesces_for_itself():
+    one = connection(interval_s=10, shards=3)
+
+    jobs = list(due.checks_due(one, NOON_MS, NOON_MS + MINUTE_MS))
+
+    assert [job.shard for job in jobs] == [0, 1, 2]
+
+
+def test_the_instant_that_is_now_is_the_last_past_one():
+    one = connection(interval_s=10)
+    third = instants(one)[2]
+
+    assert instants(one, now_ms=NOON_MS + third) == instants(one)[2:]
+
+
+def test_a_paused_connection_gets_nothing():
+    paused = connection(interval_s=10, paused_until_ms=NOON_MS + MINUTE_MS)
+
+    assert instants(paused) == []
+
+
+def test_a_pause_ends_at_its_instant():
+    every = instants(connection(interval_s=10))
+    paused = connection(interval_s=10, paused_until_ms=NOON_MS + every[3])
+
+    assert instants(paused) == every[3:]
+
+
+def test_a_pause_that_is_over_changes_nothing():
+    over = connection(interval_s=10, paused_until_ms=NOON_MS - MINUTE_MS)
+
+    assert instants(over) == instants(connection(interval_s=10))
+
+
+def test_a_late_instant_within_the_pause_is_not_made_up_for():
+    every = instants(connection(interval_s=10))
+    paused = connection(interval_s=10, paused_until_ms=NOON_MS + every[3])
+
+    assert instants(paused, now_ms=NOON_MS + every[2]) == every[3:]
+
+
+@pytest.mark.parametrize(
+    ("due_in_ms", "delay_s"),
+    [
+        pytest.param(0, 0, id="now"),
+        pytest.param(1, 1, id="rounded up, never early"),
+        pytest.param(1000, 1, id="a second"),
+        pytest.param(1001, 2, id="a little more"),
+        pytest.param(59_999, 60, id="end of the minute"),
+        pytest.param(-1, 0, id="just past"),
+        pytest.param(-90_000, 0, id="long past"),
+    ],
+)
+def test_a_check_is_held_back_until_it_is_due(due_in_ms, delay_s):
+    assert due.delay_s(job_due(NOON_MS + due_in_ms), NOON_MS) == delay_s
+
+
+@quick
+@given(name=names, interval_s=st.integers(1, 300), now_ms=st.integers(-MINUTE_MS, MINUTE_MS))
+def test_no_delay_is_longer_than_sqs_takes(name, interval_s, now_ms):
+    jobs = due.checks_due(connection(name=name, interval_s=interval_s), NOON_MS, NOON_MS + now_ms)
+
+    assert all(0 <= due.delay_s(job, NOON_MS + now_ms) <= 900 for job in jobs)
+
+
+@pytest.mark.parametrize(
+    ("after_ms", "late"),
+    [
+        pytest.param(-5000, False, id="early"),
+        pytest.param(0, False, id="on time"),
+        pytest.param(10_000, False, id="an interval"),
+        pytest.param(10_001, True, id="more than an interval"),
+    ],
+)
+def test_a_check_is_late_after_more_than_its_interval(after_ms, late):
+    assert due.is_late(job_due(NOON_MS), NOON_MS + after_ms) is late
+
+
+# Which accounts are due
+
+
+@pytest.mark.parametrize(
+    ("quiet_s", "stride"),
+    [
+        pytest.param(-60, 1, id="changed in our future"),
+        pytest.param(0, 1, id="changed now"),
+        pytest.param(1199, 1, id="less than ten times two intervals"),
+        pytest.param(1200, 2, id="ten times two intervals"),
+        pytest.param(2399, 2, id="three intervals are no power of two"),
+        pytest.param(2400, 4, id="ten times four intervals"),
+        pytest.param(4800, 8, id="ten times eight intervals"),
+        pytest.param(9_000, 8, id="slowest interval reached"),
+        pytest.param(10**9, 8, id="quiet for decades"),
+    ],
+)
+def test_the_interval_grows_with_the_time_an_account_is_quiet(quiet_s, stride):
+    assert due.stride_of(quiet_s * 1000, 60, 900) == stride
+
+
+intervals = st.tuples(st.integers(1, 900), st.integers(1, 86_400)).map(
+    lambda pair: (pair[0], max(pair))
+)
+
+
+@quick
+@given(intervals=intervals, quiet_ms=st.integers(-(10**6), 10**12))
+def test_a_stride_is_a_power_of_two_and_never_above_the_slowest(intervals, quiet_ms):
+    interval_s, slowest_s = intervals
+
+    stride = due.stride_of(quiet_ms, interval_s, slowest_s)
+
+    assert stride >= 1
+    assert stride & (stride - 1) == 0
+    assert stride * interval_s <= slowest_s
+
+
+@quick
+@given(intervals=intervals, quiet_ms=st.integers(0, 10**10), more_ms=st.integers(0, 10**10))
+def test_a_quieter_account_is_never_polled_more_often(intervals, quiet_ms, more_ms):
+    stride = due.stride_of(quiet_ms, *intervals)
+
+    assert due.stride_of(quiet_ms + more_ms, *intervals) >= stride
+
+
+@quick
+@given(intervals=intervals, quiet_ms=st.integers(0, 10**10))
+def test_a_change_is_found_late_by_a_tenth_of_the_quiet_time_at_most(intervals, quiet_ms):
+    interval_s, slowest_s = intervals
+
+    stride = due.stride_of(quiet_ms, interval_s, slowest_s)
+
+    assert stride == 1 or stride * interval_s * 1000 * due.QUIET_SHARE <= quiet_ms
+
+
+@quick
+@given(account=names, intervals=intervals, phase_ms=st.integers(0, 10**9))
+def test_an_account_that_changed_lately_is_due_at_every_instant(account, intervals, phase_ms):
+    interval_s, slowest_s = intervals
+    ticks = [NOON_MS + phase_ms + n * interval_s * 1000 for n in range(20)]
+
+    assert all(due.is_due(account, tick, 0, interval_s, slowest_s) for tick in ticks)
+
+
+@quick
+@given(
+    account=names,
+    interval_s=st.integers(1, 120),
+    quiet_ms=st.integers(0, 10**9),
+    phase_ms=st.integers(0, 10**9),
+)
+def test_a_stride_holds_exactly_one_instant_of_an_account(account, interval_s, quiet_ms, phase_ms):
+    slowest_s = 64 * interval_s
+    stride = due.stride_of(quiet_ms, interval_s, slowest_s)
+    ticks = [NOON_MS + phase_ms + n * interval_s * 1000 for n in range(stride)]
+
+    polls = sum(due.is_due(account, tick, quiet_ms, interval_s, slowest_s) for tick in ticks)
+
+    assert polls == 1
+
+
+@quick
+@given(account=names, interval_s=st.integers(1, 60), start=st.integers(0, 10**6))
+def test_a_growing_stride_leaves_no_gap_longer_than_itself(account, interval_s, start):
+    interval_ms = interval_s * 1000
+    polls = [
+        n
+        for n in range(2000)
+        if due.is_due(account, (start + n) * interval_ms, n * interval_ms, interval_s, 86_400)
+    ]
+
+    gaps = [(b - a, due.stride_of(b * interval_ms, interval_s, 86_400)) for a, b in pairwise(polls)]
+    assert all(gap <= stride for gap, stride in gaps)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 4, 8, 10, 16])
+def test_quiet_accounts_of_one_shard_are_spread_over_the_instants(shards):
+    """A shard and a slot picked from the same bits would poll all its accounts at one instant."""
+    accounts = [str(n) for n in range(1_000_000, 1_000_000 + 800 * shards)]
+    of_shard = [one for one in accounts if due.stable_hash(one) % shards == 0]
+    quiet_ms = 10**9  # a stride of 8
+
+    polled = Counter(
+        tick
+        for tick in range(8)
+        for one in of_shard
+        if due.is_due(one, NOON_MS + tick * 60_000, quiet_ms, 60, 480)
+    )
+
+    assert len(polled) == 8
+    assert max(polled.values()) < 2 * len(of_shard) / 8
+
+
+# How fast, and how long after a failure
+
+
+@pytest.mark.parametrize(
+    ("interval_s", "shards", "expected"),
+    [
+        pytest.param(60, 1, 40, id="one check at a time"),
+        pytest.param(60, 2, 20, id="a check still at work when the second shard's starts"),
+        pytest.param(60, 6, 10, id="a check every ten seconds, four at work"),
+        pytest.param(300, 2, 40, id="far apart"),
+        pytest.param(10, 3, 40 / 3, id="no more at work than shards"),
+    ],
+)
+def test_the_rate_is_split_among_the_checks_at_work(interval_s, shards, expected):
+    one = connection(interval_s=interval_s, shards=shards, requests_per_second=40)
+
+    assert due.requests_per_second(one) == pytest.approx(expected)
+
+
+@quick
+@given(interval_s=st.integers(due.CHECK_S, 400), shards=st.integers(1, 60))
+def test_checks_at_work_together_keep_to_the_rate(interval_s, shards):
+    one = connection(interval_s=interval_s, shards=shards, requests_per_second=100)
+    starts = instants(one, minutes=14)
+
+    together = max(
+        sum(start <= other < start + due.CHECK_S * 1000 for other in starts) for start in starts
+    )
+
+    assert together * due.requests_per_second(one) <= 100.0001
+
+
+@pytest.mark.parametrize(
+    ("failures", "jitter", "retry_after_s", "wait_s"),
+    [
+        pytest.param(1, 0.0, 0, 30, id="first failure, half an interval at least"),
+        pytest.param(1, 1.0, 0, 60, id="first failure, an interval at most"),
+        pytest.param(2, 1.0, 0, 120, id="second failure, twice that"),
+        pytest.param(4, 1.0, 0, 480, id="fourth failure, eight times that"),
+        pytest.param(5, 1.0, 0, 900, id="limit"),
+        pytest.param(5, 0.0, 0, 450, id="half the limit"),
+        pytest.param(10**6, 1.0, 0, 900, id="down for years"),
+        pytest.param(1, 0.0, 7, 30, id="asked for less"),
+        pytest.param(1, 0.0, 3600, 3600, id="asked for more than the limit"),
+        pytest.param(1, 1.0, 3600, 3660, id="no herd at the instant that was asked for"),
+    ],
+)
+def test_the_wait_doubles_with_every_failure(failures, jitter, retry_after_s, wait_s):
+    assert due.backoff_s(failures, 60, jitter, retry_after_s) == wait_s
+
+
+@quick
+@given(
+    failures=st.integers(1, 10_000),
+    interval_s=st.integers(1, 900),
+    jitter=st.floats(0, 1),
+    retry_after_s=st.integers(0, 3600),
+)
+def test_the_wait_keeps_to_its_bounds(failures, interval_s, jitter, retry_after_s):
+    wait_s = due.backoff_s(failures, interval_s, jitter, retry_after_s)
+
+    assert wait_s >= max(interval_s / 2, retry_after_s)
+    assert wait_s <= max(due.BACKOFF_S_MAX, retry_after_s + interval_s)
+
+
+def test_the_hash_is_the_same_in_every_process():
+    assert due.stable_hash("acme") == 96778814
