@@ -173,7 +173,7 @@ def _last_line(log: Path) -> str:
     with suppress(OSError):
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     shown = [line.strip() for line in lines if not line.startswith(("WARNING", "  "))]
-    return shown[-1][:100] if shown else "making it"
+    return re.split(r" \(from|: ", shown[-1])[0][:80] if shown else "making it"
 
 
 def main() -> int:

@@ -17,6 +17,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from local.demo import STEP_S, Activity, Customer, now_ms
 from local.environments import WORK, Lock
 from local.ledger import Ledger
@@ -130,7 +132,11 @@ def main(stop: Stop) -> int:
     say = Progress()
     here = Lock("run", "runs here already; stop it with Ctrl-C, or try again when it has ended")
     with here, Stack(WORK, stop, say, Ports(options.port, options.aws_port)) as stack:
-        return Run(stack, stop, say, options.seed).run(options.seconds)
+        try:
+            return Run(stack, stop, say, options.seed).run(options.seconds)
+        except (BotoCoreError, ClientError) as error:
+            stack.processes.check()  # It may be MiniStack that ended, and then that is what to say.
+            raise Failed(f"{error}; see {WORK}/logs/ministack.log") from error
 
 
 def _options() -> Any:

@@ -15,7 +15,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,11 +105,11 @@ class Stack:
 
     def client(self, service: str) -> Any:
         """Make a client with root's credentials, as an operator has."""
-        session = boto3.Session(
+        session: Any = boto3.Session(
             aws_access_key_id=ACCOUNT, aws_secret_access_key=SECRET, region_name=REGION
         )
         config = Config(
-            proxies={"http": "", "https": ""},
+            proxies={},  # Not None, which means those of the environment.
             connect_timeout=5,
             read_timeout=30,
             retries={"mode": "standard", "total_max_attempts": 3},
@@ -129,7 +129,7 @@ class Stack:
         for number, name in enumerate(registered()):
             wanted = self._ports.provider and self._ports.provider + number
             port = _port(wanted, "PORT")
-            command = [PYTHON, "-m", "local.server", name, "--port", port]
+            command: list[str | Path] = [PYTHON, "-m", "local.server", name, "--port", port]
             self.processes.start(f"simulator-{name}", command, _clean(), ROOT)
             simulated = Simulated(port)
             self._await(simulated.is_up)
@@ -288,7 +288,7 @@ def _clean() -> dict[str, str]:
     return environment | LOOPBACK | {"PYTHONUNBUFFERED": "1"}
 
 
-def _sam() -> Mapping[str, str]:
+def _sam() -> dict[str, str]:
     """What any `sam` needs here: the interpreter of the right version, and no one's account."""
     return LOOPBACK | {
         "PATH": f"{PYTHON.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",

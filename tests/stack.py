@@ -6,8 +6,10 @@ No key schema, no visibility timeout and no queue's name is written twice.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +54,16 @@ _Loader.add_multi_constructor("!", _intrinsic)
 
 def load() -> dict[str, Any]:
     """Read the template, its loops unrolled as ``AWS::LanguageExtensions`` does."""
-    with TEMPLATE.open() as text:
-        template = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+    template: dict[str, Any] = copy.deepcopy(_parsed())
     template["Resources"] = unroll(template["Resources"])
     return template
+
+
+@cache
+def _parsed() -> dict[str, Any]:
+    with TEMPLATE.open() as text:
+        parsed: dict[str, Any] = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+    return parsed
 
 
 def unroll(mapping: Mapping[str, Any]) -> dict[str, Any]:

@@ -281,6 +281,7 @@ class System:
     def poll(self, seconds: float = 60) -> int:
         """Let time pass, check all there is, run what that queues; return how many jobs failed."""
         self.clock.advance(seconds)
+        self.redeliver()
         self.check()
         return self.run_deltas()
 

@@ -60,7 +60,8 @@ def start(reached_ms: int, previous_ms: int, cursor: str, stream: Stream) -> Sta
     """
     if stream.snapshot or not reached_ms:
         return Start(cursor=cursor)
-    since_ms = min(reached_ms - stream.overlap_s * 1000, previous_ms)
+    back_s = max(stream.overlap_s, stream.reread_s)
+    since_ms = min(reached_ms - back_s * 1000, previous_ms)
     return Start(since_ms=max(since_ms, 0), cursor=cursor)
 
 

@@ -15,7 +15,7 @@ import base64
 import hashlib
 import json
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -44,7 +44,7 @@ def digest(row: Row, volatile: frozenset[str] = frozenset()) -> str:
 
 def iso(at_ms: int) -> str:
     """Write an instant as RFC 3339 with milliseconds, as in ``2016-10-26T16:46:29.437Z``."""
-    at = datetime.fromtimestamp(at_ms / 1000, UTC)
+    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=at_ms)
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

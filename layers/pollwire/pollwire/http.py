@@ -571,17 +571,13 @@ class _Deltas:
         answer = self._session.send(
             prepared, stream=True, allow_redirects=False, timeout=call.remaining_s(), proxies={}
         )
-        keep = False
         try:
             headers = {name.lower(): value for name, value in answer.headers.items()}
-            response = _read(answer.status_code, headers, answer.raw, request, call)
-            # An answer without a body may have sent one nevertheless, for the next to stumble on.
-            keep = bool(response.body)
-            return response
+            return _read(answer.status_code, headers, answer.raw, request, call)
         finally:
-            if not keep:
-                answer.raw.close()
-            answer.close()
+            # A body that was read to its end has given the connection back to the pool before;
+            # after anything else, the connection is closed with the answer.
+            answer.raw.close()
 
     def close(self) -> None:
         self._session.close()
@@ -795,14 +791,14 @@ def _read(
     failure = failure_of(status, request.expect, host, retry_after, time.time())
     if failure is not None:
         raise failure
+    if status in (204, 304):
+        # Not even an end is read: it may have sent a body nevertheless, for the next to stumble on.
+        return Response(status, headers)
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("gzip", "identity"):
         raise Malformed(f"{host}: {status} in an encoding that was not asked for")
-    parts, size = [], 0
-    while part := raw.read(64 * 1024, decode_content=False):
-        size += len(part)
-        if size > call.limits.wire_bytes:
-            raise Malformed(f"{host}: the answer is larger than the cap")
+    parts = []
+    while part := raw.read(64 * 1024, decode_content=False):  # _Call.count ends an endless one
         parts.append(part)
     body = b"".join(parts)
     if body and encoding == "gzip":

@@ -126,8 +126,12 @@ class Stream:
     One kind of thing that changes in an account.
 
     Attributes:
-        overlap_s: How late a row may show up after its own timestamp. Every delta reads this far
-            back again, and a mark stays pending this long after it was first seen.
+        overlap_s: How late a row may show up after the mark that speaks of it. Every delta reads
+            at least this far back again, and a mark stays pending this long after it was first
+            seen.
+
+        reread_s: How far back every delta reads again, if that is more: how late a row may show up
+            after its own timestamp (a call is listed when it has ended, under its start).
 
         cache_s: How long the provider may answer from a cache. Two sightings that are to confirm
             each other lie at least this far apart.
@@ -142,6 +146,7 @@ class Stream:
     """
 
     overlap_s: int = 60
+    reread_s: int = 0
     cache_s: int = 10
     snapshot: bool = False
     path: str | None = None

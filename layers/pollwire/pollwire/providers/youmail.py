@@ -55,8 +55,9 @@ _WHOLE: Final = Stream(snapshot=True, volatile=_SIGNED)
 
 #: In the order of the composite answer.
 STREAMS: Final = {
-    "history": _LISTED,
-    "entry": Stream(overlap_s=120, volatile=_SIGNED, path="message-store"),
+    # A call is listed under its start, a recording as well, when it is over.
+    "history": Stream(overlap_s=120, reread_s=4 * 3600, volatile=_SIGNED),
+    "entry": Stream(overlap_s=120, reread_s=3600, volatile=_SIGNED, path="message-store"),
     "contact": _LISTED,
     "entitlement": _WHOLE,
     "greeting": _WHOLE,

@@ -1,0 +1,129 @@
+"""
+What `make run` does, once: the template built and deployed to MiniStack with IAM enforced.
+
+It takes about a minute, most of it `sam deploy` and the provider's pace.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local.demo import NEW_ACCOUNT, SEED_ACCOUNT, Activity, now_ms
+from local.processes import Stop
+from local.run import Customer, Follower, Ledger, Stack
+
+#: All changes have arrived after 20 to 30 s; a busy machine may take longer.
+ARRIVED_S = 90
+
+KNOWN_ACCOUNT = "200000001"
+
+
+def test_every_change_arrives_once_as_its_event_and_a_filter_lets_its_part_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    with Stack(tmp_path, Stop(), _say) as stack:
+        customer = Customer(stack)
+        customer.register()
+        contacts = Follower(stack, _subscribe(stack, {"stream": ["contact"]}))
+        everything = Follower(stack, stack.outputs["SubscriberQueueUrl"])
+        stack.schedule_now()
+        customer.await_baseline(Stop())
+        ledger = Ledger()
+        _make_changes(Activity(stack.simulators["youmail"], ledger, _say, "1"))
+
+        received = _receive_all(everything, ledger)
+        filtered = [json.loads(text) for text in contacts.receive()]
+
+    assert ledger.outstanding() == []
+    assert ledger.repeated == 0
+    assert _told(received) >= {
+        (KNOWN_ACCOUNT, "entry", "created"),
+        (KNOWN_ACCOUNT, "history", "created"),
+        (KNOWN_ACCOUNT, "contact", "created"),
+        (SEED_ACCOUNT, "contact", "created"),
+        (SEED_ACCOUNT, "ecommerce", "created"),
+        (SEED_ACCOUNT, "settings", "updated"),
+        (SEED_ACCOUNT, "account", "updated"),
+        (SEED_ACCOUNT, "entitlement", "updated"),
+        (NEW_ACCOUNT, "greeting", "created"),
+    }
+    # What was there before is known, and no news; a new user's all is.
+    before = {"On holiday"}
+    assert not [event for event in received if event["body"]["record"].get("name") in before]
+    assert [_identity(event) for event in filtered] == [
+        _identity(event) for event in received if event["body"]["stream"] == "contact"
+    ]
+
+
+def _make_changes(activity: Activity) -> None:
+    at_ms = now_ms()
+    activity.make("leave_voicemail", account=KNOWN_ACCOUNT)
+    activity.make("call", account=KNOWN_ACCOUNT, at_ms=at_ms)
+    activity.make("call", account=KNOWN_ACCOUNT, at_ms=at_ms)
+    activity.make("leave_voicemail", account=KNOWN_ACCOUNT, visible_at_ms=at_ms + 8_000)
+    for account in (KNOWN_ACCOUNT, SEED_ACCOUNT):
+        activity.make("add_contact", {"firstName": "Eve"}, account=account, firstName="Eve")
+    activity.make("order", {"status": 1}, account=SEED_ACCOUNT, product="Premium")
+    activity.make("change_settings", {"timeZone": "CET"}, account=SEED_ACCOUNT, timeZone="CET")
+    activity.make("change_profile", {"firstName": "Zoe"}, account=SEED_ACCOUNT, firstName="Zoe")
+    activity.make(
+        "change_entitlements", {"entitlements": ["FAX"]}, account=SEED_ACCOUNT, names=["FAX"]
+    )
+    activity.make("record_greeting", account=NEW_ACCOUNT, name="At work")
+
+
+def _receive_all(follower: Follower, ledger: Ledger) -> list[dict[str, Any]]:
+    events = []
+    deadline_s = time.monotonic() + ARRIVED_S
+    while ledger.outstanding() and time.monotonic() < deadline_s:
+        for text in follower.receive():
+            events.append(json.loads(text))
+            ledger.received(events[-1], now_ms())
+    return events
+
+
+def _subscribe(stack: Stack, policy: dict[str, list[str]]) -> str:
+    """Add a queue by hand, as any subscriber of the topic does."""
+    topic = stack.outputs["EventsTopicArn"]
+    sqs = stack.client("sqs")
+    url: str = sqs.create_queue(QueueName="contacts.fifo", Attributes={"FifoQueue": "true"})[
+        "QueueUrl"
+    ]
+    wanted = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+    arn = wanted["Attributes"]["QueueArn"]
+    allowed = {
+        "Effect": "Allow",
+        "Principal": {"Service": "sns.amazonaws.com"},
+        "Action": "sqs:SendMessage",
+        "Resource": arn,
+        "Condition": {"ArnEquals": {"aws:SourceArn": topic}},
+    }
+    document = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+    sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": document})
+    stack.client("sns").subscribe(
+        TopicArn=topic,
+        Protocol="sqs",
+        Endpoint=arn,
+        Attributes={"RawMessageDelivery": "true", "FilterPolicy": json.dumps(policy)},
+    )
+    return url
+
+
+def _told(events: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
+    bodies = [event["body"] for event in events]
+    return {(body["accountId"], body["stream"], body["change"]) for body in bodies}
+
+
+def _identity(event: dict[str, Any]) -> str:
+    return str(event["uuid"])
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")

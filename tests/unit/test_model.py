@@ -1,0 +1,250 @@
+"""Promises of pollwire.model and pollwire.errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pollwire import errors, model
+from pollwire.errors import Malformed, Misconfigured, PollwireError, RateLimited, Retryable
+from pollwire.model import ACCOUNT_ID, NAME, Account, Connection, Request, Response
+
+quick = settings(database=None, deadline=None, max_examples=200)
+
+# JSON
+
+
+def parse(body: bytes | str):
+    return Response(200, body=body if isinstance(body, bytes) else body.encode()).json()
+
+
+@pytest.mark.parametrize(
+    ("body", "parsed"),
+    [
+        pytest.param("{}", {}, id="empty object"),
+        pytest.param(
+            '{"a": [1, 1.5, true, null, "x"]}', {"a": [1, 1.5, True, None, "x"]}, id="values"
+        ),
+        pytest.param(b'\xef\xbb\xbf{"a": 1}', {"a": 1}, id="byte order mark"),
+        pytest.param('{"a": "é"}'.encode("utf-16"), {"a": "é"}, id="UTF-16"),
+        pytest.param('{"id": 9223372036854775809}', {"id": 2**63 + 1}, id="large integer"),
+        pytest.param('{"a": "\\ud800"}', {"a": "\ud800"}, id="lone surrogate"),
+        pytest.param(
+            '{"a": {"id": 1}, "b": {"id": 2}}', {"a": {"id": 1}, "b": {"id": 2}}, id="key in two"
+        ),
+    ],
+)
+def test_an_object_is_parsed(body, parsed):
+    assert parse(body) == parsed
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param("", id="empty"),
+        pytest.param('{"a": 1', id="cut short"),
+        pytest.param('{"a": 1}x', id="trailing garbage"),
+        pytest.param("<html>login</html>", id="HTML"),
+        pytest.param("null", id="null"),
+        pytest.param("[]", id="list"),
+        pytest.param('"text"', id="text"),
+        pytest.param('{"a": 1, "a": 2}', id="key repeated"),
+        pytest.param('{"x": [{"a": 1, "a": 1}]}', id="key repeated deep inside"),
+        pytest.param('{"a": NaN}', id="not a number"),
+        pytest.param('{"a": Infinity}', id="infinity"),
+        pytest.param('{"a": -Infinity}', id="negative infinity"),
+        pytest.param('{"a": 1e999}', id="number out of range"),
+        pytest.param('{"a": -1e999}', id="negative number out of range"),
+        pytest.param('{"a": ' + "9" * 5_000 + "}", id="five thousand digits"),
+        pytest.param('{"a": ' + "[" * 100_000, id="nested too deep"),
+        pytest.param('{"a": ' * 100_000, id="objects nested too deep"),
+        pytest.param('{"a": "é"}'.encode("latin-1"), id="Latin-1"),
+        pytest.param(b'{"a": "\x00"}', id="control character"),
+        pytest.param(b"\x1f\x8b\x08\x00", id="gzip"),
+    ],
+)
+def test_what_is_no_object_is_malformed(body):
+    with pytest.raises(Malformed):
+        parse(body)
+
+
+def test_a_malformed_body_is_not_quoted():
+    with pytest.raises(Malformed) as caught:
+        parse('{"password": "canary"')
+
+    assert "canary" not in str(caught.value)
+
+
+# The provider's clock
+
+
+@pytest.mark.parametrize(
+    ("headers", "date_ms"),
+    [
+        pytest.param(
+            {"date": "Wed, 26 Oct 2016 16:44:49 GMT"}, 1_477_500_289_000, id="as HTTP writes it"
+        ),
+        pytest.param(
+            {"date": "Wed, 26 Oct 2016 18:44:49 +0200"}, 1_477_500_289_000, id="with an offset"
+        ),
+        pytest.param({"date": "Wed, 26 Oct 2016 16:44:49"}, 1_477_500_289_000, id="without a zone"),
+        pytest.param({}, None, id="missing"),
+        pytest.param({"date": ""}, None, id="empty"),
+        pytest.param({"date": "soon"}, None, id="no date"),
+        pytest.param({"date": "Wed, 31 Feb 2016 16:44:49 GMT"}, None, id="no day"),
+        pytest.param({"date": "Wed, 26 Oct 99999 16:44:49 GMT"}, None, id="no year"),
+    ],
+)
+def test_the_providers_clock_is_read_from_its_answer(headers, date_ms):
+    assert Response(200, headers).date_ms == date_ms
+
+
+dates = st.one_of(
+    st.text(max_size=60),
+    st.text("WedOctGM 0123456789:,+-", max_size=40),
+    st.builds(
+        "{}, {} {} {} {}:{}:{} {}".format,
+        st.sampled_from(["Wed", "X", ""]),
+        st.integers(-1, 40),
+        st.sampled_from(["Oct", "Feb", "Foo", "13"]),
+        st.integers(-1, 99_999),
+        st.integers(-1, 30),
+        st.integers(-1, 70),
+        st.integers(-1, 70),
+        st.sampled_from(["GMT", "+9999", "-9999", "+1400", "EST", "", "Z", "+99999999"]),
+    ),
+)
+
+
+@quick
+@given(date=dates)
+def test_no_date_whatsoever_stops_an_answer(date):
+    assert isinstance(Response(200, {"date": date}).date_ms, int | None)
+
+
+# Connections
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        pytest.param("name", "", id="no name"),
+        pytest.param("name", "a#b", id="name that would part a key"),
+        pytest.param("name", "a b", id="name with a space"),
+        pytest.param("name", "ä", id="name beyond ASCII"),
+        pytest.param("name", "acme\n", id="name with a line end"),
+        pytest.param("name", "x" * 65, id="name too long"),
+        pytest.param("interval_s", 0, id="no interval"),
+        pytest.param("interval_s", -1, id="negative interval"),
+        pytest.param("interval_s", 86_401, id="interval above a day"),
+        pytest.param("slowest_s", 59, id="slowest faster than the interval"),
+        pytest.param("slowest_s", 86_401, id="slowest above a day"),
+        pytest.param("requests_per_second", 0, id="no rate"),
+        pytest.param("requests_per_second", -1.0, id="negative rate"),
+        pytest.param("requests_per_second", float("nan"), id="rate is no number"),
+        pytest.param("requests_per_second", 100_001, id="rate too high"),
+        pytest.param("shards", 0, id="no shards"),
+        pytest.param("shards", 10_001, id="too many shards"),
+    ],
+)
+def test_a_connection_that_could_not_be_scheduled_is_refused(field, value):
+    with pytest.raises(Misconfigured, match=rf"^connection\.{field}: "):
+        Connection(**{"name": "acme", "provider": "youmail", field: value})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"name": "x" * 64}, id="longest name"),
+        pytest.param({"name": "A-1._b"}, id="every kind of character"),
+        pytest.param({"interval_s": 1, "slowest_s": 1}, id="fastest"),
+        pytest.param({"interval_s": 86_400, "slowest_s": 86_400}, id="slowest"),
+        pytest.param({"requests_per_second": 0.01}, id="lowest rate"),
+        pytest.param({"requests_per_second": 100_000}, id="highest rate"),
+        pytest.param({"shards": 10_000}, id="most shards"),
+    ],
+)
+def test_a_connection_at_its_bounds_is_taken(fields):
+    one = Connection(**{"name": "acme", "provider": "youmail", **fields})
+
+    assert all(getattr(one, name) == value for name, value in fields.items())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "legal"),
+    [
+        pytest.param(NAME, "a#b", False, id="name with the separator"),
+        pytest.param(ACCOUNT_ID, "1234321@reseller", True, id="account of a reseller"),
+        pytest.param(ACCOUNT_ID, "+14255550100", True, id="account that is a number"),
+        pytest.param(ACCOUNT_ID, "~", True, id="account that is oneself"),
+        pytest.param(ACCOUNT_ID, "a#b", False, id="account with the separator"),
+        pytest.param(ACCOUNT_ID, "a/b", False, id="account with a slash"),
+        pytest.param(ACCOUNT_ID, "a b", False, id="account with a space"),
+        pytest.param(ACCOUNT_ID, "a\n", False, id="account with a line end"),
+        pytest.param(ACCOUNT_ID, "", False, id="no account"),
+        pytest.param(ACCOUNT_ID, "x" * 200, True, id="longest account"),
+        pytest.param(ACCOUNT_ID, "x" * 201, False, id="account too long"),
+    ],
+)
+def test_names_can_be_parts_of_keys(pattern, text, legal):
+    assert bool(pattern.fullmatch(text)) is legal
+
+
+# All nouns
+
+
+NOUNS = [one for _, one in inspect.getmembers(model, dataclasses.is_dataclass)]
+
+
+@pytest.mark.parametrize("noun", NOUNS)
+def test_nouns_do_not_change(noun):
+    assert noun.__dataclass_params__.frozen
+    assert "__slots__" in vars(noun)
+
+
+@pytest.mark.parametrize(
+    "noun",
+    [
+        pytest.param(Connection("a", "p", credential=b"canary"), id="connection"),
+        pytest.param(Account("a", "7", {}, credential={"password": "canary"}), id="account"),
+        pytest.param(Request("u", headers={"x": "canary"}, form={"p": "canary"}), id="request"),
+        pytest.param(Response(200, {"set-cookie": "canary"}, b"canary"), id="response"),
+        pytest.param(model.Row("1", "", 0, {"text": "canary"}), id="row"),
+    ],
+)
+def test_a_noun_does_not_show_what_nobody_may_read(noun):
+    assert "canary" not in repr(noun)
+
+
+# Errors
+
+
+def test_every_error_is_one_of_ours():
+    found = [one for _, one in inspect.getmembers(errors, inspect.isclass)]
+
+    assert all(issubclass(one, PollwireError) for one in found)
+
+
+def test_an_error_that_can_be_retried_says_when():
+    assert (
+        RateLimited("host: 429", retry_after_s=7).retry_after_s,
+        Retryable("x").retry_after_s,
+    ) == (
+        7,
+        0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        pytest.param(Malformed("id: it is none"), "Malformed: id: it is none", id="ours"),
+        pytest.param(ValueError("canary"), "ValueError", id="foreign"),
+        pytest.param(None, "NoneType", id="none"),
+    ],
+)
+def test_a_foreign_error_is_named_and_not_quoted(error, words):
+    assert errors.describe(error) == words
