@@ -8,7 +8,9 @@ PORT ?=
 AWS_PORT ?=
 
 export SAM_CLI_TELEMETRY := 0
-MAKE_ENVIRONMENTS := $(PYTHON) -m local.bootstrap
+NO_PYTHON := pollwire: there is no $(PYTHON); install Python 3.11 or later, or name one: make PYTHON=python3.13
+MAKE_ENVIRONMENTS := command -v $(PYTHON) >/dev/null || { echo '$(NO_PYTHON)' >&2; exit 1; }; \
+	exec $(PYTHON) -m local.bootstrap
 SAM := .venv-sam/bin/sam
 OVERRIDES := $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
 
@@ -27,11 +29,11 @@ help: ## Say what each target does
 	@printf '  all          PYTHON=python3.13   interpreter to make the environments with, 3.11 to 3.14\n'
 
 run: ## Run the whole system here, without an AWS account; print each event as it arrives
-	@exec $(MAKE_ENVIRONMENTS) .venv/bin/python -m local \
+	@$(MAKE_ENVIRONMENTS) .venv/bin/python -m local \
 		--seconds '$(SECONDS)' --seed '$(SEED)' --port '$(PORT)' --aws-port '$(AWS_PORT)'
 
 test: ## Run every test; none needs an AWS account
-	@exec $(MAKE_ENVIRONMENTS) .venv/bin/python -m pytest $(ARGS)
+	@$(MAKE_ENVIRONMENTS) .venv/bin/python -m pytest $(ARGS)
 
 check: environments ## Check style, types and the template
 	.venv/bin/ruff check .

@@ -36,16 +36,17 @@ PROGRESS_S = 5
 TROUBLES = (
     ("No space left on device|Disk quota exceeded", "the disk is full; make room and try again"),
     (
-        "name resolution|Name or service not known|nodename nor servname|NewConnectionError"
-        "|ConnectTimeout|ReadTimeout|Connection refused|Network is unreachable|ProxyError"
-        "|SSLError|CERTIFICATE_VERIFY_FAILED|Connection to .* timed out",
+        r"from versions: none\)|name resolution|Name or service not known|NewConnectionError"
+        "|nodename nor servname|ConnectTimeout|ReadTimeout|Connection refused"
+        "|Network is unreachable|ProxyError|SSLError|CERTIFICATE_VERIFY_FAILED"
+        "|Connection to .* timed out",
         "the package index cannot be reached; check the network, or set HTTPS_PROXY, PIP_CERT "
         "or PIP_INDEX_URL as pip knows them, and try again",
     ),
     (
         "No matching distribution",
-        "the package index lacks a package that is pinned in local/; with a mirror of your own, "
-        "let it catch up, or set PIP_INDEX_URL=https://pypi.org/simple",
+        "the package index lacks a version that is pinned in local/; if it is a mirror, let it "
+        "catch up, or set PIP_INDEX_URL=https://pypi.org/simple",
     ),
 )
 
@@ -76,7 +77,7 @@ def make(folder: str, processes: Processes) -> None:
     }
     environment |= {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
     base = getattr(sys, "_base_executable", sys.executable)
-    processes.run(name, [base, "-m", "venv", ROOT / folder], environment, _explain)
+    processes.run(name, [base, "-m", "venv", ROOT / folder], environment, explain)
     pip: list[str | Path] = [
         ROOT / folder / "bin" / "python",
         "-m",
@@ -86,7 +87,7 @@ def make(folder: str, processes: Processes) -> None:
         "--no-deps",
     ]
     pip += ["--disable-pip-version-check", "--no-compile", "--progress-bar=off", "--requirement"]
-    processes.run(name, [*pip, ROOT / "local" / ENVIRONMENTS[folder]], environment, _explain)
+    processes.run(name, [*pip, ROOT / "local" / ENVIRONMENTS[folder]], environment, explain)
     (ROOT / folder / "pollwire-stamp").write_text(stamp_text(folder))
 
 
@@ -164,7 +165,8 @@ def _require_tools() -> None:
         raise Failed(f"{free_mb} MB are free here and {DISK_MB} are needed; make room")
 
 
-def _explain(log: str) -> str:
+def explain(log: str) -> str:
+    """Say what to do about a failure of pip; empty if that is not known."""
     return next((remedy for pattern, remedy in TROUBLES if re.search(pattern, log)), "")
 
 

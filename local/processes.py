@@ -20,7 +20,7 @@ from pathlib import Path
 #: A child that is told to end has this long before it is killed.
 PATIENCE_S = 5
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 POLL_S = 0.05
 TAIL_LINES = 12
@@ -36,7 +36,7 @@ class Stopped(Exception):
 
 class Stop:
     """
-    Set by SIGINT and SIGTERM.
+    Set by SIGINT, SIGTERM and SIGHUP.
 
     A signal raises nothing by itself, so that it cannot come between a child's birth and its entry
     in the list of children: whoever waits looks here. A pipe, as a lock could be held by the very
@@ -48,7 +48,7 @@ class Stop:
         os.set_blocking(self._in, False)
 
     def listen(self) -> None:
-        """Take over both signals."""
+        """Take over these signals."""
         for number in SIGNALS:
             signal.signal(number, lambda *_: self.set())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -197,9 +197,9 @@ class Processes:
     def _obituary(self, name: str, status: int, explain: Callable[[str], str]) -> str:
         text = self.log(name).read_text(errors="replace")
         ending = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-        lines = [line for line in text.splitlines() if line.strip()][-TAIL_LINES:]
+        lines = [line for line in text.splitlines() if line.strip() and "WARNING" not in line]
         head = explain(text) or f"{name} {ending}; its last lines were"
-        tail = "".join(f"\n    {line[:160]}" for line in lines)
+        tail = "".join(f"\n    {line[:160]}" for line in lines[-TAIL_LINES:])
         return f"{head}{tail}\nall of it: {self.log(name)}"
 
     def _end(self, names: Sequence[str]) -> None:

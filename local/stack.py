@@ -24,10 +24,10 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from local.environments import ROOT, explain
 from local.processes import Failed, Processes, Stop
 from local.simulators import registered
 
-ROOT = Path(__file__).resolve().parent.parent
 PYTHON = Path(sys.executable)
 SAM = ROOT / ".venv-sam" / "bin" / "sam"
 
@@ -39,6 +39,9 @@ STACK = "pollwire"
 
 #: Seconds until a server of ours answers at the latest; it takes one or two.
 UP_S = 60
+
+#: What is built, and what MiniStack unpacks for every worker of every function.
+DISK_MB = 500
 
 #: A proxy or a certificate of the host has no business between processes of one machine.
 LOOPBACK = {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
@@ -86,6 +89,9 @@ class Stack:
         self.outputs: dict[str, str] = {}
 
     def __enter__(self) -> Stack:
+        free_mb = shutil.disk_usage(ROOT).free // 2**20
+        if free_mb < DISK_MB:
+            raise Failed(f"{free_mb} MB are free here and {DISK_MB} are needed; make room")
         self._exit.callback(shutil.rmtree, self._work / "tmp", ignore_errors=True)
         shutil.rmtree(self._work / "tmp", ignore_errors=True)
         (self._work / "tmp").mkdir(parents=True)
@@ -174,7 +180,7 @@ class Stack:
         # Layers are built by this interpreter, and pip may need what the host says of networks.
         environment = {name: value for name, value in os.environ.items() if name[:4] != "AWS_"}
         environment |= _sam() | {"LAYER_PYTHON": str(PYTHON)}
-        self.processes.run("build", command, environment, folder=ROOT)
+        self.processes.run("build", command, environment, explain, folder=ROOT)
         unfinished.unlink()
 
     def _deploy(self) -> None:

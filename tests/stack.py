@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import boto3
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -95,9 +94,12 @@ def _put(value: Any, variable: str, name: str) -> Any:
     return said if isinstance(said, str) and "${" not in said else put
 
 
-def create(session: boto3.Session) -> dict[str, str]:
+def create(clients: Callable[[str], Any]) -> dict[str, str]:
     """
     Make the stack's data resources.
+
+    Args:
+        clients: Gives the boto3 client of a service.
 
     Returns:
         The environment of its functions, and the subscriber queue's URL as ``SUBSCRIBER_URL``.
@@ -118,22 +120,22 @@ def create(session: boto3.Session) -> dict[str, str]:
         "Resources": resources,
         "Outputs": outputs,
     }
-    cloudformation: Any = session.client("cloudformation")
+    cloudformation = clients("cloudformation")
     cloudformation.create_stack(StackName=NAME, TemplateBody=json.dumps(made))
     stack = cloudformation.describe_stacks(StackName=NAME)["Stacks"][0]
     found = {output["OutputKey"]: output.get("OutputValue", "") for output in stack["Outputs"]}
     environment = {name: found[name.replace("_", "")] for name in (*variables, "SUBSCRIBER_URL")}
-    _subscribe(session, template["Resources"]["Subscription"]["Properties"], environment)
+    _subscribe(clients, template["Resources"]["Subscription"]["Properties"], environment)
     return environment
 
 
 def _subscribe(
-    session: boto3.Session, properties: Mapping[str, Any], environment: Mapping[str, str]
+    clients: Callable[[str], Any], properties: Mapping[str, Any], environment: Mapping[str, str]
 ) -> None:
     # moto's CloudFormation knows no subscriptions.
     queue = environment["SUBSCRIBER_URL"]
-    found = session.client("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])
-    session.client("sns").subscribe(
+    found = clients("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])
+    clients("sns").subscribe(
         TopicArn=environment["EVENTS_TOPIC_ARN"],
         Protocol=properties["Protocol"],
         Endpoint=found["Attributes"]["QueueArn"],

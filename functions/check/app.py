@@ -6,11 +6,7 @@ from typing import Any
 
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
-from aws_lambda_powertools.utilities.batch import (
-    BatchProcessor,
-    EventType,
-    process_partial_response,
-)
+from aws_lambda_powertools.utilities import batch
 from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -21,7 +17,7 @@ from pollwire.wiring import world
 
 logger = Logger()
 metrics = Metrics()
-processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
+processor = batch.BatchProcessor(batch.EventType.SQS, raise_on_entire_batch_failure=False)
 
 
 def check(record: SQSRecord) -> None:
@@ -35,8 +31,10 @@ def check(record: SQSRecord) -> None:
 @logger.inject_lambda_context
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
-    response = process_partial_response(event, check, processor, context)
-    for _, error, _ in processor.exceptions:
-        logger.error("check failed", reason=describe(error))
-    metrics.add_metric("failed_jobs", MetricUnit.Count, len(processor.exceptions))
+    response = batch.process_partial_response(event, check, processor, context)
+    failed_ids = {failure["itemIdentifier"] for failure in response["batchItemFailures"]}
+    failed = [record for record in event["Records"] if record["messageId"] in failed_ids]
+    for record, (_, error, _) in zip(failed, processor.exceptions, strict=True):
+        logger.error("check failed", reason=describe(error), job=record["body"][:500])
+    metrics.add_metric("failed_jobs", MetricUnit.Count, len(failed))
     return response

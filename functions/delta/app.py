@@ -6,7 +6,7 @@ from typing import Any
 
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
-from aws_lambda_powertools.utilities.batch import SqsFifoPartialProcessor, process_partial_response
+from aws_lambda_powertools.utilities import batch
 from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -17,7 +17,7 @@ from pollwire.wiring import world
 
 logger = Logger()
 metrics = Metrics()
-processor = SqsFifoPartialProcessor(skip_group_on_error=True)
+processor = batch.SqsFifoPartialProcessor(skip_group_on_error=True)
 processor.raise_on_entire_batch_failure = False
 
 
@@ -32,10 +32,11 @@ def delta(record: SQSRecord, lambda_context: LambdaContext) -> None:
 @logger.inject_lambda_context
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
-    response = process_partial_response(event, delta, processor, context)
-    for _, error, _ in processor.exceptions:
-        logger.error("delta failed", reason=describe(error))
-    metrics.add_metric("failed_jobs", MetricUnit.Count, len(processor.exceptions))
-    failed = {failure["itemIdentifier"] for failure in response["batchItemFailures"]}
-    world().queues.hasten(r for r in event["Records"] if r["messageId"] in failed)
+    response = batch.process_partial_response(event, delta, processor, context)
+    failed_ids = {failure["itemIdentifier"] for failure in response["batchItemFailures"]}
+    failed = [record for record in event["Records"] if record["messageId"] in failed_ids]
+    for record, (_, error, _) in zip(failed, processor.exceptions, strict=True):
+        logger.error("delta failed", reason=describe(error), job=record["body"][:500])
+    metrics.add_metric("failed_jobs", MetricUnit.Count, len(failed))
+    world().queues.hasten(failed)
     return response

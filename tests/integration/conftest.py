@@ -9,16 +9,16 @@ import logging
 import socket
 import sys
 from dataclasses import replace
+from functools import cache
+from types import SimpleNamespace
 
 import boto3
 import pytest
-from local.simulators.youmail import YouMail
 from moto import mock_aws
-
 from pollwire import wiring
-from pollwire.queues import Queues, Topic
 from pollwire.secrets import Sealer
-from pollwire.state import State
+
+from local.simulators.youmail import YouMail
 from tests import stack
 from tests.integration.system import ANN, Client, Clock, Http, System
 
@@ -61,48 +61,44 @@ def apps():
 
 
 @pytest.fixture(scope="session")
-def session():
-    """One for all tests: what it reads from disk, the services' models, it reads once."""
-    return boto3.Session(region_name=CREDENTIALS["AWS_REGION"])
+def clients():
+    """Clients by service, made once: each reads its service's model from disk."""
+    session = boto3.Session(region_name=CREDENTIALS["AWS_REGION"])
+    return cache(lambda service: session.client(service))
 
 
 @pytest.fixture
-def system(monkeypatch, apps, session):
+def system(monkeypatch, apps, clients):
     """Everything deployed, nothing connected."""
     for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     with mock_aws():
-        environment = stack.create(session)
+        environment = stack.create(clients)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        clock = Clock()
+        clock, faults = Clock(), {}
         simulator = YouMail(lambda: clock() / 1000)
-        faults = {}
         real = wiring.build
-
-        def client(name):
-            return Client(session.client(name), faults)
 
         def build(settings):
             world = real(settings)
             return replace(
                 world,
-                state=State(client("dynamodb"), settings.table_name),
-                queues=Queues(
-                    client("sqs"), settings.checks_queue_url, settings.deltas_queue_url
-                ),
-                topic=Topic(client("sns"), settings.events_topic_arn),
                 http=Http(world.hosts, simulator, clock),
-                sealer=Sealer(client("kms"), settings.key_arn, clock),
+                sealer=Sealer(Client(clients("kms"), faults), settings.key_arn, clock),
                 clock=clock,
                 jitter=lambda: 0.5,
             )
 
+        def client(service, config):
+            return Client(clients(service), faults)
+
+        monkeypatch.setattr(wiring.boto3, "Session", lambda: SimpleNamespace(client=client))
         monkeypatch.setattr(wiring, "build", build)
         wiring.world.cache_clear()
-        yield System(session, environment, apps, clock, simulator, faults)
+        yield System(clients, environment, apps, clock, simulator, faults)
         wiring.world.cache_clear()
 
 

@@ -14,12 +14,12 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from local.simulators.youmail import YouMail as Simulator
-
 from pollwire import decide
 from pollwire.events import Composer, subscription_id
 from pollwire.model import Account, Event, Record
 from pollwire.providers.youmail import YouMail
+
+from local.simulators.youmail import YouMail as Simulator
 from tests.contract import driver
 
 FOLDER = Path(__file__).parents[2] / "events" / "published"
@@ -72,9 +72,7 @@ class Story:
         known |= decision.records
         changes = decision.changes
         if kind.snapshot:
-            missing = decide.decide_missing(
-                [row.id for row in rows], known, kind, self._now_ms
-            )
+            missing = decide.decide_missing([row.id for row in rows], known, kind, self._now_ms)
             known |= missing.records
             changes += missing.changes
         return changes
@@ -109,9 +107,7 @@ def examples() -> Mapping[str, Event]:
             "entry", lambda: sim.leave_voicemail(account, transcript=LONG_TRANSCRIPT)
         ),
         "history.created": story.tell("history", lambda: sim.call(account)),
-        "contact.created": story.tell(
-            "contact", keep("contact", lambda: sim.add_contact(account))
-        ),
+        "contact.created": story.tell("contact", keep("contact", lambda: sim.add_contact(account))),
         "contact.updated": story.tell(
             "contact", lambda: sim.update_contact(ids["contact"], firstName="Robert")
         ),

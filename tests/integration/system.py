@@ -16,16 +16,15 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-import boto3
-from local.simulators.youmail import YouMail
-
 from pollwire import wiring
 from pollwire.errors import PollwireError, Unavailable
 from pollwire.http import Hosts, failure_of
-from pollwire.model import CheckJob, Checking, Connection, DeltaJob, Request, Response, Seen
+from pollwire.model import Checking, CheckJob, Connection, DeltaJob, Request, Response, Seen
 from pollwire.pipeline import World
 from pollwire.providers.youmail import FIELDS
 from pollwire.state import shard_of
+
+from local.simulators.youmail import YouMail
 
 #: 2027-01-15T08:00:00Z, the start of a minute.
 START_MS = 1_800_000_000_000
@@ -73,9 +72,7 @@ class Http:
         query = dict(parse_qsl(url.query)) | dict(request.query)
         headers = {name.lower(): value for name, value in request.headers.items()}
         form = urlencode(request.form or {}).encode()
-        status, found, body = self._simulator.handle(
-            request.method, url.path, query, headers, form
-        )
+        status, found, body = self._simulator.handle(request.method, url.path, query, headers, form)
         failure = failure_of(
             status, request.expect, host, found.get("retry-after", ""), self._clock() / 1000
         )
@@ -166,6 +163,8 @@ class System:
     The deployed system in one process.
 
     Attributes:
+        clients: AWS clients by service, without faults.
+
         apps: The functions' modules by stage.
 
         faults: What AWS does instead of what it is asked for; see :class:`Client`.
@@ -173,7 +172,7 @@ class System:
         failed: URL and receipt handle of the messages that were reported failed.
     """
 
-    session: boto3.Session
+    clients: Callable[[str], Any]
     environment: Mapping[str, str]
     apps: Mapping[str, ModuleType]
     clock: Clock
@@ -183,9 +182,9 @@ class System:
     failed: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.sqs: Any = self.session.client("sqs")
-        self.sns: Any = self.session.client("sns")
-        self.dynamodb: Any = self.session.client("dynamodb")
+        self.sqs = self.clients("sqs")
+        self.sns = self.clients("sns")
+        self.dynamodb = self.clients("dynamodb")
 
     @property
     def world(self) -> World:

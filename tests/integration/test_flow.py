@@ -6,8 +6,8 @@ import json
 from dataclasses import replace
 
 import pytest
-
 from pollwire.providers.youmail import FIELDS
+
 from tests.integration.system import ANN, BOB, SHOP, START_MS
 from tests.integration.test_published import ENVELOPE, validator
 

@@ -23,6 +23,7 @@ from pollwire.model import Record, Row, Start, Stream
 
 NOW_MS = 1_700_000_000_000
 STREAM = Stream(overlap_s=60, cache_s=10)
+REREAD = Stream(overlap_s=60, reread_s=300)
 SNAPSHOT = Stream(snapshot=True, cache_s=10)
 
 quick = settings(database=None, deadline=None, max_examples=100)
@@ -549,6 +550,8 @@ def test_an_outage_that_ends_deletes_nothing():
         pytest.param(900_000, 500_000, "", STREAM, Start(500_000), id="two drains"),
         pytest.param(900_000, 890_000, "", STREAM, Start(840_000), id="the overlap"),
         pytest.param(900_000, 900_000, "", STREAM, Start(840_000), id="nothing new in between"),
+        pytest.param(900_000, 890_000, "", REREAD, Start(600_000), id="a stretch read anew"),
+        pytest.param(900_000, 500_000, "", REREAD, Start(500_000), id="two drains, longer still"),
         pytest.param(9_000, 9_000, "", STREAM, Start(0), id="not before the epoch"),
         pytest.param(900_000, 890_000, "t", STREAM, Start(840_000, "t"), id="both"),
         pytest.param(900_000, 890_000, "", SNAPSHOT, Start(), id="a snapshot asks for everything"),

@@ -178,6 +178,22 @@ def test_a_bad_row_with_an_id_has_the_same_key_whatever_else_it_says():
     assert one.key == other.key
 
 
+@pytest.mark.parametrize(
+    ("raw", "identity"),
+    [
+        pytest.param({"id": 3, "updated": "soon"}, "3", id="number"),
+        pytest.param({"id": "m3", "updated": "soon"}, "m3", id="text"),
+        pytest.param({"updated": "soon"}, "", id="missing"),
+        pytest.param({"id": True, "updated": "soon"}, "", id="no id"),
+        pytest.param({"id": "\ud800"}, "", id="lone surrogate"),
+        pytest.param(None, "", id="no row"),
+    ],
+)
+def test_a_bad_row_says_its_id_if_that_can_be_read(raw, identity):
+    """It was listed, so its record is not missing."""
+    assert rows_of([raw], "entries", read)[1][0].id == identity
+
+
 def test_bad_rows_have_keys_of_their_own():
     raws = [{"id": n, "updated": "soon"} for n in range(20)] + [{"x": n} for n in range(20)]
 

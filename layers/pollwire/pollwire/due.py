@@ -89,15 +89,20 @@ def stride_of(quiet_ms: int, interval_s: int, slowest_s: int) -> int:
     return 1 << (strides.bit_length() - 1) if strides > 1 else 1
 
 
+def check_s(connection: Connection) -> int:
+    """Say how many seconds a check of the connection may take: two of one shard never overlap."""
+    return min(CHECK_S, connection.interval_s)
+
+
 def requests_per_second(connection: Connection) -> float:
     """
     Say how fast one check may ask, so that all checks at work keep to the connection's rate.
 
-    Checks start ``interval_s / shards`` apart and last ``CHECK_S`` at most, so that several of them
-    can be at work together.
+    Checks start ``interval_s / shards`` apart and last :func:`check_s` at most, so that several of
+    them can be at work together.
     """
     apart_s = connection.interval_s / connection.shards
-    together = min(connection.shards, math.ceil(CHECK_S / apart_s))
+    together = min(connection.shards, math.ceil(check_s(connection) / apart_s))
     return connection.requests_per_second / together
 
 

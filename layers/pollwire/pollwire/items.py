@@ -8,12 +8,13 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
 
 from pollwire.model import NOTHING, Connection, Event, Record
 
 Item = Mapping[str, Any]
+Noun = TypeVar("Noun")
 
 #: Bytes of events that one decision may hold: below an item's 400 KB even if nothing compresses.
 OUTBOX_BYTES_MAX = 256 * 1024
@@ -73,6 +74,8 @@ class Drain:
         newest_ms: Newest provider time so far.
 
         began_ms: Our clock when it began.
+
+        unsettled: Something was seen that must be seen again before it is believed.
     """
 
     mode: str
@@ -81,6 +84,7 @@ class Drain:
     resume: str
     newest_ms: int
     began_ms: int
+    unsettled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +204,7 @@ def read_stream(item: Item) -> StreamState:
         previous_ms=_read_int(item, "previous"),
         place=_read_text(item, "place"),
         drained_ms=_read_int(item, "drained_at"),
-        drain=Drain(**json.loads(item["drain"]["S"])) if "drain" in item else None,
+        drain=_known(Drain, json.loads(item["drain"]["S"])) if "drain" in item else None,
         outbox=_unpack_events(item["outbox"]["B"]) if "outbox" in item else (),
         seq=_read_int(item, "seq"),
     )
@@ -221,9 +225,9 @@ def cursor_update(table: str, pk: str, old: StreamState, new: StreamState) -> di
     if new.outbox:
         values["outbox"] = {"B": _pack_events(new.outbox)}
     expression = "SET " + ", ".join(f"{name} = :{name}" for name in values)
+    # A stream that is written comes on: what was in its way is over.
     dropped = [name for name in ("drain", "outbox") if name not in values]
-    if dropped:
-        expression += " REMOVE " + ", ".join(dropped)
+    expression += " REMOVE " + ", ".join([*dropped, "trouble", "trouble_at"])
     fence = "attribute_not_exists(version)"
     if old.version:
         fence = "version = :old"
@@ -242,7 +246,13 @@ def _pack_events(events: Sequence[Event]) -> bytes:
 
 
 def _unpack_events(packed: bytes) -> tuple[Event, ...]:
-    return tuple(Event(**fields) for fields in json.loads(zlib.decompress(packed)))
+    return tuple(_known(Event, one) for one in json.loads(zlib.decompress(packed)))
+
+
+def _known(noun: type[Noun], written: dict[str, Any]) -> Noun:
+    """Read a noun that a newer version of this code may have written with more fields."""
+    names = {one.name for one in fields(noun)}  # type: ignore[arg-type]
+    return noun(**{name: value for name, value in written.items() if name in names})
 
 
 def read_record(item: Item) -> Record:

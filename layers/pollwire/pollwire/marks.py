@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
+from pollwire.errors import Malformed
 from pollwire.model import KNOWN_EMPTY, Seen
 
 #: Marks of one stream that may be pending together. At the limit the new answer is not kept, so it
@@ -92,7 +93,7 @@ def step(
     """
     if new.raw == old.raw:
         return None
-    before = read(old.raw) if old.raw else {}
+    before = _readable(old.raw, read)
     changed = {stream: mark for stream, mark in read(new.raw).items() if before.get(stream) != mark}
     waiting = [split(one) for one in pending]
     counts = Counter(stream for stream, _, _ in waiting)
@@ -114,6 +115,14 @@ def step(
         pending=added,
         was_empty=old.raw == KNOWN_EMPTY and new.raw != KNOWN_EMPTY,
     )
+
+
+def _readable(raw: str, read: Callable[[str], dict[str, str]]) -> dict[str, str]:
+    """Read a stored answer; one that cannot be read any more is as good as none."""
+    try:
+        return read(raw) if raw else {}
+    except Malformed:
+        return {}
 
 
 def element(stream: str, mark: str, seen_ms: int) -> str:

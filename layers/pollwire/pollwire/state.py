@@ -281,7 +281,7 @@ class State:
         return new
 
     def note_trouble(self, job: DeltaJob, trouble: str, now_ms: int) -> None:
-        """Record why a stream does not come on; an empty text says that it does again."""
+        """Record why a stream does not come on. The next commit takes it away."""
         self._client.update_item(
             TableName=self._table,
             Key=key(_stream_pk(job), "cursor"),

@@ -16,11 +16,11 @@ from botocore.config import Config
 
 from pollwire.errors import Misconfigured
 from pollwire.http import Hosts, Http
-from pollwire.pipeline import World
 from pollwire.providers import registered
 from pollwire.queues import Queues, Topic
 from pollwire.secrets import Sealer
 from pollwire.state import State
+from pollwire.world import World
 
 #: A call to AWS ends in seconds: with botocore's 60 s and retries it could outlive the function.
 AWS = Config(

@@ -1,0 +1,231 @@
+"""
+One delta at work.
+
+    publish the outbox -> fetch page by page -> decide -> write -> publish -> take the marks away
+
+What is written is one decision after the other, each a transaction of records, cursor and outbox.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+from pollwire import decide, marks
+from pollwire.errors import Malformed, Restart
+from pollwire.events import Composer, subscription_id
+from pollwire.items import Drain, Standing, StreamState, event_chunks
+from pollwire.model import Connection, DeltaJob, Event, Page, Record, Start, Stream
+from pollwire.providers import Session
+from pollwire.world import Counts, World
+
+#: Rows that are held before a decision: they are published in the order of provider time, so the
+#: more the better; ten pages of the largest rows stay within a function's memory.
+ROWS_MAX = 1_000
+
+#: No new page is asked for with less time than this left: one request's deadline and the writes.
+PAGE_MS = 20_000
+
+#: Records and unreadable rows that fit into one transaction beside the cursor, some room kept.
+PUTS_MAX = 90
+
+
+class Delta:
+    """One delta job at work."""
+
+    def __init__(
+        self,
+        world: World,
+        job: DeltaJob,
+        connection: Connection,
+        standing: Standing,
+        remaining_ms: Callable[[], int],
+    ) -> None:
+        self._world = world
+        self._job = job
+        self._standing = standing
+        self._not_before_ms = max(standing.not_before_ms, connection.paused_until_ms)
+        self._remaining_ms = remaining_ms
+        self._provider = world.provider(connection)
+        stream = self._provider.streams.get(job.stream)
+        if stream is None:
+            raise Malformed(f"job.stream: {connection.provider} has no such stream")
+        self._stream: Stream = stream
+        self._account = world.account(connection, self._provider, standing, opened=True)
+        self._composer = Composer(
+            connection.provider,
+            job.connection,
+            job.account,
+            job.stream,
+            stream,
+            subscription_id(world.topic.arn),
+        )
+        self._state = StreamState()
+        self._counts: Counts = Counter(jobs=1)
+
+    def run(self) -> Counts:
+        """Do the job; see DESIGN.md, delta."""
+        self._state = self._world.state.stream(self._job)
+        self._publish_outbox()
+        if self._standing.paused or self._not_before_ms > self._world.clock():
+            return self._counts
+        if self._remaining_ms() < PAGE_MS:
+            # The jobs before it took the time. Its marks stay pending: the next check queues it.
+            self._counts["unfinished"] += 1
+            return self._counts
+        # A job that a later drain has answered settles nothing: that drain knew what is unsettled.
+        unsettled = True
+        if self._state.drained_ms < max([self._job.due_ms, *map(marks.seen_ms, self._job.pending)]):
+            try:
+                unsettled = self._drain()
+            except Restart:
+                # The saved place is void: once more, from the cursor.
+                self._commit(replace(self._state, drain=None, place=""))
+                unsettled = self._drain()
+        if not unsettled:
+            self._settle()
+        if self._standing.failures:
+            self._world.state.note_success(self._job.connection, self._job.shard, self._job.account)
+        return self._counts
+
+    def _drain(self) -> bool:
+        """
+        Fetch page by page, decide and publish; tell whether it has to be done again.
+
+        Rows are decided when the last page is in, or when there are too many to hold. The cursor
+        moves with the last page only: a list that is newest first has its oldest rows there.
+        """
+        drain = self._state.drain or self._begin()
+        resumed = bool(drain.resume)
+        start = Start(drain.since_ms, drain.place, drain.resume)
+        listed: set[str] = set()
+        rows: list[Page] = []
+        page = Page(())
+        for page in self._provider.delta(self._account, self._job.stream, start, self._session()):
+            rows.append(page)
+            listed.update(row.id for row in page.rows)
+            listed.update(bad.id for bad in page.bad)
+            clock_ms = page.date_ms or self._world.clock()
+            newest_ms = max(drain.newest_ms, decide.newest_ms(page.rows, clock_ms))
+            drain = replace(drain, newest_ms=newest_ms, resume=page.resume)
+            if not page.resume:
+                break
+            out_of_time = self._remaining_ms() < PAGE_MS
+            if out_of_time or sum(len(held.rows) for held in rows) >= ROWS_MAX:
+                drain = self._decide(rows, drain, replace(self._state, drain=drain))
+                rows = []
+            if out_of_time:
+                self._counts["unfinished"] += 1
+                return True
+        return self._finish(drain, rows, page.cursor, None if resumed else listed)
+
+    def _begin(self) -> Drain:
+        state, now_ms = self._state, self._world.clock()
+        mode = decide.LIVE
+        if not state.drained_ms:
+            news = self._standing.was_empty or self._account.settings.get("backfill") == "true"
+            mode = decide.BACKFILL if news else decide.BASELINE
+        start = decide.start(state.reached_ms, state.previous_ms, state.place, self._stream)
+        return Drain(mode, start.since_ms, start.cursor, "", 0, now_ms)
+
+    def _finish(
+        self, drain: Drain, pages: list[Page], cursor: str, listed: set[str] | None
+    ) -> bool:
+        """Decide the last rows and move the cursor; tell whether it has to be done again."""
+        drain = self._decide(pages, drain, replace(self._state, drain=drain))
+        missing = decide.Decision()
+        # A row whose very id cannot be read ("") could be any of those that seem to be missing.
+        if self._stream.snapshot and listed is not None and "" not in listed:
+            known = self._world.state.all_records(self._job)
+            missing = decide.decide_missing(listed, known, self._stream, self._world.clock())
+            self._counts["held"] += missing.held
+        state = replace(self._state, drained_ms=drain.began_ms, drain=None)
+        if not drain.unsettled:
+            # What must be seen again has to be listed again: the cursor stays in front of it.
+            state = replace(
+                state,
+                reached_ms=max(state.reached_ms, drain.newest_ms),
+                previous_ms=state.reached_ms,
+                place=cursor or state.place,
+            )
+        self._write(missing, {}, state)
+        return drain.unsettled or missing.unsettled
+
+    def _decide(self, pages: list[Page], drain: Drain, after: StreamState) -> Drain:
+        """Decide the rows of some pages; return the drain as it stands then."""
+        store = self._world.state
+        rows = [row for page in pages for row in page.rows]
+        records = store.records(self._job, {row.id for row in rows})
+        decision = decide.decide(rows, records, self._stream, drain.mode, self._world.clock())
+        reasons = {bad.key: bad.reason for page in pages for bad in page.bad}
+        known = store.bad_rows(self._job, reasons) if reasons else set()
+        fresh = {key: reason for key, reason in reasons.items() if key not in known}
+        self._counts["rows"] += len(rows)
+        self._counts["bad_rows"] += len(fresh)
+        drain = replace(drain, unsettled=drain.unsettled or decision.unsettled)
+        self._write(decision, fresh, replace(after, drain=drain))
+        return drain
+
+    def _write(
+        self, decision: decide.Decision, bad_rows: Mapping[str, str], after: StreamState
+    ) -> None:
+        """
+        Write a decision and publish its events, as many transactions as it takes.
+
+        Only the last one moves the cursor; the outbox of each is published before the next.
+        """
+        bad = list(bad_rows.items())
+        for first in range(0, len(bad), PUTS_MAX):
+            self._commit(self._state, bad_rows=dict(bad[first : first + PUTS_MAX]))
+        chunks = list(event_chunks(self._pairs(decision), PUTS_MAX)) or [([], [])]
+        for number, (events, records) in enumerate(chunks, start=1):
+            next_state = after if number == len(chunks) else self._state
+            seq = self._state.seq + len(events)
+            self._commit(replace(next_state, outbox=tuple(events), seq=seq), records)
+            self._publish_outbox()
+
+    def _pairs(self, decision: decide.Decision) -> Iterator[tuple[Event | None, Record]]:
+        decided_ms = self._world.clock()
+        told = set()
+        for sequence, change in enumerate(decision.changes, start=self._state.seq + 1):
+            told.add(change.row.id)
+            event = self._composer.event(change, sequence, decided_ms)
+            yield event, decision.records[change.row.id]
+            self._counts[change.kind] += 1
+        for identity, record in decision.records.items():
+            if identity not in told:
+                yield None, record
+
+    def _publish_outbox(self) -> None:
+        if self._state.outbox:
+            self._counts["events"] += self._world.topic.publish(self._state.outbox)
+            self._commit(replace(self._state, outbox=()))
+
+    def _commit(
+        self,
+        new: StreamState,
+        records: list[Record] | None = None,
+        bad_rows: Mapping[str, str] = {},
+    ) -> None:
+        self._state = self._world.state.commit(self._job, self._state, new, records or [], bad_rows)
+
+    def _settle(self) -> None:
+        """Take the marks away that this stream's last complete drain answers for."""
+        done = marks.settled(self._job.pending, self._state.drained_ms, self._stream.overlap_s)
+        if done:
+            self._counts["settled"] += 1
+            self._world.state.settle(self._job, done)
+
+    def _session(self) -> Session:
+        world, connection, account = self._world, self._job.connection, self._job.account
+
+        def load() -> str:
+            sealed = world.state.token(connection, account)
+            return world.sealer.open(sealed, connection, account)["token"] if sealed else ""
+
+        def share(token: str) -> None:
+            sealed = world.sealer.seal({"token": token}, connection, account)
+            world.state.put_token(connection, account, sealed)
+
+        return Session(world.http.fetch, load, share)

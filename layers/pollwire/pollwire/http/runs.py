@@ -1,0 +1,196 @@
+"""
+One run over many checks: lets each go on with its answers, starts their requests at a pace.
+
+What a check does, it does here; how requests are sent is the engine's business (checks.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from pollwire.errors import Malformed, Misconfigured, PollwireError, Unavailable
+from pollwire.http.hosts import Hosts, Origin
+from pollwire.model import Checking, Request, Response, Seen
+
+if TYPE_CHECKING:
+    from pollwire.http.checks import Checks
+
+K = TypeVar("K")
+
+
+class Pace:
+    """
+    When the next request may start; time comes in as an argument.
+
+    Args:
+        per_second: Requests per second.
+
+        slack_s: How far starts may run ahead of an even spacing. It makes up for a loop that wakes
+            up late, and lets 50 requests a second start in pairs, no more.
+
+    Raises:
+        Misconfigured: *per_second* is not positive.
+    """
+
+    def __init__(self, per_second: float, slack_s: float = 0.02) -> None:
+        if not per_second > 0:
+            raise Misconfigured(
+                "requests_per_second: must be more than 0; set it on the connection"
+            )
+        self._interval_s = 1 / per_second
+        self._slack_s = slack_s
+        self._due_s = float("-inf")
+
+    def wait_s(self, now_s: float) -> float:
+        """Return the seconds until the next start; 0 or less for now."""
+        return self._due_s - self._slack_s - now_s
+
+    def take(self, now_s: float) -> None:
+        """Count one start at *now_s*. Time that passed without one is not made up for."""
+        self._due_s = max(self._due_s, now_s) + self._interval_s
+
+
+@dataclass(slots=True, eq=False)
+class Poll(Generic[K]):
+    """A check, and the request it waits for."""
+
+    key: K
+    checking: Checking
+    request: Request
+    origin: Origin
+
+
+@dataclass(slots=True, eq=False)
+class Run(Generic[K]):
+    """
+    One run over many checks. See :meth:`pollwire.http.Http.run`.
+
+    Attributes:
+        ends_s: Its deadline, on the monotonic clock.
+
+        more: There may be checks that were not begun.
+
+        waiting: Those whose next request may start as soon as the pace allows.
+    """
+
+    engine: Checks
+    hosts: Hosts
+    checks: Iterator[tuple[K, Checking]]
+    pace: Pace
+    ends_s: float
+    more: bool = True
+    waiting: deque[Poll[K]] = field(default_factory=deque)
+
+    def results(self) -> Iterator[tuple[K, Seen | PollwireError]]:
+        engine = self.engine
+        if engine.claimed:
+            raise RuntimeError("one run at a time")
+        engine.claimed = True
+        try:
+            while True:
+                yield from self._start()
+                if not (engine.busy or self.waiting or self.more):
+                    return
+                now_s = time.monotonic()
+                if now_s >= self.ends_s:
+                    break
+                engine.wait(self._patience_s(now_s))
+                yield from self._settle()
+            yield from self._expire()
+        finally:
+            polls = engine.abandon()
+            engine.claimed = False
+            for poll in (*polls, *self.waiting):
+                _closed(poll.checking)
+
+    def _patience_s(self, now_s: float) -> float:
+        patience_s = self.ends_s - now_s
+        if self.engine.idle and (self.waiting or self.more):
+            patience_s = min(patience_s, max(self.pace.wait_s(now_s), 0))
+        return patience_s
+
+    def _start(self) -> Iterator[tuple[K, Seen | PollwireError]]:
+        while self.engine.idle:
+            now_s = time.monotonic()
+            if now_s >= self.ends_s or self.pace.wait_s(now_s) > 0:
+                return
+            if self.waiting:
+                self.pace.take(now_s)
+                self.engine.begin(self.waiting.popleft())
+                continue
+            found = next(self.checks, None)
+            if found is None:
+                self.more = False
+                return
+            yield from self._advance(*found, None)
+
+    def _settle(self) -> Iterator[tuple[K, Seen | PollwireError]]:
+        for slot, code in self.engine.ended():
+            poll: Poll[K] = slot.poll
+            if slot.was_disturbed:  # nothing was sent, and the connection is closed
+                self.engine.release(slot)
+                self.engine.begin(poll)
+                continue
+            answer = slot.answer(code)
+            self.engine.release(slot)
+            yield from self._advance(poll.key, poll.checking, answer)
+
+    def _advance(
+        self, key: K, checking: Checking, answer: Response | PollwireError | None
+    ) -> Iterator[tuple[K, Seen | PollwireError]]:
+        """Let a check go on. Yields its result, or nothing if it waits for another answer."""
+        step = _resumed(checking, answer)
+        if not isinstance(step, Request):
+            yield key, step
+            return
+        try:
+            origin = self.hosts.admit(step)
+        except Misconfigured as error:
+            _closed(checking)
+            yield key, error
+            return
+        self.waiting.append(Poll(key, checking, step, origin))
+
+    def _expire(self) -> Iterator[tuple[K, Seen | PollwireError]]:
+        """Give up on all that is not finished, begun or not."""
+        begun = [*self.engine.abandon(), *self.waiting]
+        self.waiting.clear()
+        for poll in begun:
+            _closed(poll.checking)
+            yield poll.key, Unavailable("the run's time was up before the answer came")
+        for key, checking in self.checks:
+            _closed(checking)
+            yield key, Unavailable("the run's time was up before this was asked")
+
+
+def _resumed(
+    checking: Checking, answer: Response | PollwireError | None
+) -> Request | Seen | PollwireError:
+    """Run a check up to its next request or its end. It is foreign code, and runs among others."""
+    try:
+        if isinstance(answer, Response):
+            step: object = checking.send(answer)
+        elif answer is None:
+            step = next(checking)
+        else:
+            step = checking.throw(answer)
+    except StopIteration as end:
+        step = end.value
+    except PollwireError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - a bug in one account's check must not stop others
+        return Malformed(f"the check failed with {type(error).__name__}")
+    if isinstance(step, Request | Seen):
+        return step
+    return Malformed(f"the check gave a {type(step).__name__}")
+
+
+def _closed(checking: Checking) -> None:
+    # It has its result already; what it still does may not hurt the others.
+    with suppress(Exception):
+        checking.close()
