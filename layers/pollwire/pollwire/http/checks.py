@@ -265,7 +265,8 @@ class _Slot:
         failure = answers.failure_of(status, expect, host, retry_after, time.time())
         if failure is not None:
             raise failure
-        answers.require_encoding(status, headers, ("identity",), host)
+        if self._body:  # Some servers name the encoding of a 304, which has none.
+            answers.require_encoding(status, headers, ("identity",), host)
         return answers.complete(status, headers, b"".join(self._body), host)
 
     def _drop_connection(self) -> None:

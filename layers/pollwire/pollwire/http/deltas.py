@@ -303,7 +303,10 @@ def _connect(call: _Call) -> socket.socket:
         if not call.origin.admits(str(address[0])):
             reason = answers.NOT_PUBLIC
             continue
-        sock = socket.socket(family, kind, protocol)
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError:  # No IPv6 here, say.
+            continue
         try:
             sock.settimeout(_left_s(ends_s))
             sock.connect(address)
