@@ -43,6 +43,15 @@ class Decision:
     unsettled: bool = False
     held: int = 0
 
+    def joined(self, other: Decision) -> Decision:
+        """Join two decisions about different records."""
+        return Decision(
+            self.changes + other.changes,
+            {**self.records, **other.records},
+            self.unsettled or other.unsettled,
+            self.held + other.held,
+        )
+
 
 def start(reached_ms: int, previous_ms: int, cursor: str, stream: Stream) -> Start:
     """

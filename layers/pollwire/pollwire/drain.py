@@ -16,7 +16,17 @@ from pollwire import decide, marks
 from pollwire.errors import Malformed, Restart
 from pollwire.events import Composer, subscription_id
 from pollwire.items import Drain, Standing, StreamState, event_chunks
-from pollwire.model import Connection, DeltaJob, Event, Page, Record, Start, Stream
+from pollwire.model import (
+    NOTHING,
+    Account,
+    Connection,
+    DeltaJob,
+    Event,
+    Page,
+    Record,
+    Start,
+    Stream,
+)
 from pollwire.providers import Session
 from pollwire.world import Counts, World
 
@@ -44,6 +54,7 @@ class Delta:
     ) -> None:
         self._world = world
         self._job = job
+        self._connection = connection
         self._standing = standing
         self._not_before_ms = max(standing.not_before_ms, connection.paused_until_ms)
         self._remaining_ms = remaining_ms
@@ -52,7 +63,6 @@ class Delta:
         if stream is None:
             raise Malformed(f"job.stream: {connection.provider} has no such stream")
         self._stream: Stream = stream
-        self._account = world.account(connection, self._provider, standing, opened=True)
         self._composer = Composer(
             connection.provider,
             job.connection,
@@ -96,14 +106,16 @@ class Delta:
         Rows are decided when the last page is in, or when there are too many to hold. The cursor
         moves with the last page only: a list that is newest first has its oldest rows there.
         """
-        drain = self._state.drain or self._begin()
+        # Opened only now: what was decided before needs no credential to go out.
+        account = self._world.account(self._connection, self._provider, self._standing, opened=True)
+        drain = self._state.drain or self._begin(account)
         resumed = bool(drain.resume)
         start = Start(drain.since_ms, drain.place, drain.resume)
         listed: set[str] = set()
-        rows: list[Page] = []
+        pages: list[Page] = []
         page = Page(())
-        for page in self._provider.delta(self._account, self._job.stream, start, self._session()):
-            rows.append(page)
+        for page in self._provider.delta(account, self._job.stream, start, self._session()):
+            pages.append(page)
             listed.update(row.id for row in page.rows)
             listed.update(bad.id for bad in page.bad)
             clock_ms = page.date_ms or self._world.clock()
@@ -112,60 +124,74 @@ class Delta:
             if not page.resume:
                 break
             out_of_time = self._remaining_ms() < PAGE_MS
-            if out_of_time or sum(len(held.rows) for held in rows) >= ROWS_MAX:
-                drain = self._decide(rows, drain, replace(self._state, drain=drain))
-                rows = []
+            if out_of_time or sum(len(held.rows) for held in pages) >= ROWS_MAX:
+                drain = self._write_part(drain, pages)
+                pages = []
             if out_of_time:
                 self._counts["unfinished"] += 1
                 return True
-        return self._finish(drain, rows, page.cursor, None if resumed else listed)
+        return self._finish(drain, pages, page.cursor, None if resumed else listed)
 
-    def _begin(self) -> Drain:
+    def _begin(self, account: Account) -> Drain:
         state, now_ms = self._state, self._world.clock()
         mode = decide.LIVE
         if not state.drained_ms:
-            news = self._standing.was_empty or self._account.settings.get("backfill") == "true"
+            news = self._standing.was_empty or account.settings.get("backfill") == "true"
             mode = decide.BACKFILL if news else decide.BASELINE
         start = decide.start(state.reached_ms, state.previous_ms, state.place, self._stream)
         return Drain(mode, start.since_ms, start.cursor, "", 0, now_ms)
 
+    def _write_part(self, drain: Drain, pages: list[Page]) -> Drain:
+        """Decide some pages before the last; return the drain as it stands then."""
+        records = self._records(pages)
+        decision = self._decide(pages, drain.mode, records)
+        drain = replace(drain, unsettled=drain.unsettled or decision.unsettled)
+        self._write(decision, self._bad_rows(pages), replace(self._state, drain=drain))
+        return drain
+
     def _finish(
         self, drain: Drain, pages: list[Page], cursor: str, listed: set[str] | None
     ) -> bool:
-        """Decide the last rows and move the cursor; tell whether it has to be done again."""
-        drain = self._decide(pages, drain, replace(self._state, drain=drain))
-        missing = decide.Decision()
+        """Decide the last pages and move the cursor; tell whether it has to be done again."""
         # A row whose very id cannot be read ("") could be any of those that seem to be missing.
-        if self._stream.snapshot and listed is not None and "" not in listed:
-            known = self._world.state.all_records(self._job)
-            missing = decide.decide_missing(listed, known, self._stream, self._world.clock())
-            self._counts["held"] += missing.held
+        whole = self._stream.snapshot and listed is not None and "" not in listed
+        records = self._world.state.all_records(self._job) if whole else self._records(pages)
+        decision = self._decide(pages, drain.mode, records)
         state = replace(self._state, drained_ms=drain.began_ms, drain=None)
-        if not drain.unsettled:
-            # What must be seen again has to be listed again: the cursor stays in front of it.
+        if not (drain.unsettled or decision.unsettled):
+            # What must be seen again has to be listed again: else the cursor stays in front of it.
             state = replace(
                 state,
                 reached_ms=max(state.reached_ms, drain.newest_ms),
                 previous_ms=state.reached_ms,
                 place=cursor or state.place,
             )
-        self._write(missing, {}, state)
-        return drain.unsettled or missing.unsettled
+        if whole:
+            now_ms = self._world.clock()
+            missing = decide.decide_missing(listed or (), records, self._stream, now_ms)
+            decision = decision.joined(missing)
+            self._counts["held"] += missing.held
+        self._write(decision, self._bad_rows(pages), state)
+        return drain.unsettled or decision.unsettled
 
-    def _decide(self, pages: list[Page], drain: Drain, after: StreamState) -> Drain:
-        """Decide the rows of some pages; return the drain as it stands then."""
-        store = self._world.state
+    def _decide(
+        self, pages: list[Page], mode: str, records: Mapping[str, Record]
+    ) -> decide.Decision:
         rows = [row for page in pages for row in page.rows]
-        records = store.records(self._job, {row.id for row in rows})
-        decision = decide.decide(rows, records, self._stream, drain.mode, self._world.clock())
-        reasons = {bad.key: bad.reason for page in pages for bad in page.bad}
-        known = store.bad_rows(self._job, reasons) if reasons else set()
-        fresh = {key: reason for key, reason in reasons.items() if key not in known}
         self._counts["rows"] += len(rows)
+        return decide.decide(rows, records, self._stream, mode, self._world.clock())
+
+    def _records(self, pages: list[Page]) -> Mapping[str, Record]:
+        ids = {row.id for page in pages for row in page.rows}
+        return self._world.state.records(self._job, ids)
+
+    def _bad_rows(self, pages: list[Page]) -> dict[str, str]:
+        """Name the rows that cannot be read and are not recorded yet, each with the reason."""
+        reasons = {bad.key: bad.reason for page in pages for bad in page.bad}
+        known = self._world.state.bad_rows(self._job, reasons) if reasons else set()
+        fresh = {key: reason for key, reason in reasons.items() if key not in known}
         self._counts["bad_rows"] += len(fresh)
-        drain = replace(drain, unsettled=drain.unsettled or decision.unsettled)
-        self._write(decision, fresh, replace(after, drain=drain))
-        return drain
+        return fresh
 
     def _write(
         self, decision: decide.Decision, bad_rows: Mapping[str, str], after: StreamState
@@ -206,7 +232,7 @@ class Delta:
         self,
         new: StreamState,
         records: list[Record] | None = None,
-        bad_rows: Mapping[str, str] = {},
+        bad_rows: Mapping[str, str] = NOTHING,
     ) -> None:
         self._state = self._world.state.commit(self._job, self._state, new, records or [], bad_rows)
 

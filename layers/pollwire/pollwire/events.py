@@ -113,7 +113,7 @@ class Composer:
         text = json.dumps(envelope, ensure_ascii=True)
         if len(text) > EVENT_BYTES_MAX:
             del body["record"]
-            body |= {"hash": change.digest, "truncated": True}
+            body |= {"recordId": row.id, "hash": change.digest, "truncated": True}
             text = json.dumps(envelope, ensure_ascii=True)
         return Event(
             uuid=identity,

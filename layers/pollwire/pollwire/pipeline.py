@@ -24,6 +24,7 @@ from pollwire.errors import (
     PollwireError,
     RateLimited,
     Rejected,
+    Restart,
     describe,
 )
 from pollwire.items import Standing
@@ -189,7 +190,7 @@ def delta(world: World, job: DeltaJob, remaining_ms: Callable[[], int]) -> Count
         with suppress(Conflict):
             world.leave_alone(job, connection.interval_s, standing, error)
         return Counter({type(error).__name__.lower(): 1})
-    except (Malformed, Misconfigured) as error:
+    except (Malformed, Misconfigured, Restart) as error:
         # It concerns this stream; the account's others may do well.
         world.state.note_trouble(job, describe(error), world.clock())
         return Counter({type(error).__name__.lower(): 1})

@@ -17,6 +17,9 @@ from typing import Any, Protocol
 from pollwire.errors import Malformed, Misconfigured
 from pollwire.model import Account, BadRow, Checking, Fetch, Page, Row, Seen, Start, Stream
 
+#: An id goes into every event, a truncated one as well; no provider's is near this.
+ID_CHARS_MAX = 20_000
+
 #: Half a character: JSON can spell it, UTF-8 cannot (reliability.md 4 C 30).
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -123,7 +126,9 @@ def canonical_id(value: object, field: str = "id") -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, str) and value.strip() and not _SURROGATE.search(value):
-        return value
+        if len(value) <= ID_CHARS_MAX:
+            return value
+        raise Malformed(f"{field}: an id of {len(value)} characters")
     raise Malformed(f"{field}: an id is a number or a text, not {_kind(value)}")
 
 
