@@ -8,12 +8,24 @@ error before the module sees it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Protocol
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pollwire.errors import Malformed, RateLimited, Rejected, Unavailable
-from pollwire.model import Account, Checking, Fetch, Page, Request, Response, Row, Seen, Start
-from pollwire.providers import Provider, Session
+from pollwire.model import (
+    Account,
+    Checking,
+    Fetch,
+    Page,
+    Request,
+    Response,
+    Row,
+    Seen,
+    Start,
+    Token,
+)
+from pollwire.providers import Provider
 
 
 class Handler(Protocol):
@@ -103,9 +115,9 @@ def run(checking: Checking, fetch: Fetch) -> Seen:
         return seen
 
 
-def session(fetch: Fetch, token: str = "") -> Session:
-    """Make a session whose stored token is *token*."""
-    return Session(fetch, lambda: token)
+def fresh(account: Account, token: str = "") -> Account:
+    """Return the account with *token* as the stored one, and nothing of earlier calls."""
+    return replace(account, token=Token(lambda: token))
 
 
 def pages(
@@ -117,7 +129,7 @@ def pages(
     token: str = "",
 ) -> list[Page]:
     """Fetch every page of a delta."""
-    return list(provider.delta(account, stream, start or Start(), session(fetch, token)))
+    return list(provider.delta(fresh(account, token), stream, start or Start(), fetch))
 
 
 def rows(

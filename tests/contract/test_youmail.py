@@ -16,7 +16,7 @@ from pollwire.errors import (
     Restart,
     Unavailable,
 )
-from pollwire.model import KNOWN_EMPTY, Account, Response, Seen, Start
+from pollwire.model import KNOWN_EMPTY, Account, Response, Seen, Start, Token
 from pollwire.providers import registered
 from pollwire.providers.youmail import FIELDS, PAGE_LENGTH, YouMail
 
@@ -388,11 +388,11 @@ def test_every_request_with_a_credential_is_secret_and_asks_for_json(wire, strea
 
 def test_a_token_is_shared_and_used_again(simulator, wire):
     shared = []
-    session = driver.Session(wire, share=shared.append)
-    list(YouMail().delta(ACCOUNT, "entry", Start(), session))
-    list(YouMail().delta(ACCOUNT, "contact", Start(), session))
+    account = replace(ACCOUNT, token=Token(share=shared.append))
+    list(YouMail().delta(account, "entry", Start(), wire))
+    list(YouMail().delta(account, "contact", Start(), wire))
 
-    assert shared == [session.token]
+    assert shared == [account.token.value]
     assert simulator.requests["authenticate"] == 1
 
 
@@ -715,12 +715,12 @@ def test_an_absent_list_is_not_an_empty_one(stream, answer):
 @pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize("kind", ["html", "empty", "truncated"])
 def test_a_body_that_is_no_json_fails_the_delta(simulator, wire, stream, kind):
-    token = driver.session(wire)
-    list(YouMail().delta(ACCOUNT, stream, Start(), token))
+    account = driver.fresh(ACCOUNT)
+    list(YouMail().delta(account, stream, Start(), wire))
     simulator.fail_next("/api/v4", kind, times=2)
 
     with pytest.raises(Malformed):
-        pages(wire, stream, token=token.token)
+        pages(wire, stream, token=account.token.value)
 
 
 @pytest.mark.parametrize(
@@ -764,7 +764,7 @@ def test_a_failed_lookup_is_an_error_with_a_name(simulator, wire, stream, kind, 
 def test_a_failure_on_page_two_comes_after_page_one(simulator, wire):
     for _ in range(PAGE_LENGTH + 1):
         simulator.leave_voicemail(ACCOUNT.id)
-    found = YouMail().delta(ACCOUNT, "entry", Start(), driver.session(wire))
+    found = YouMail().delta(driver.fresh(ACCOUNT), "entry", Start(), wire)
 
     assert next(found).resume == "2"
     simulator.fail_next("/api/v4/messagebox", "503")

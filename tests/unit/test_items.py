@@ -28,10 +28,12 @@ CONNECTION = Connection(
     settings={"backfill": "true"},
     credential=b"\x00sealed",
 )
-RECORD = Record("m1", 3, "d" * 32, "2026", 5, True, 6, "b" * 32, 7, "Fax", "Inbound", "101")
+RECORD = Record(
+    "m1", 3, "d" * 32, "2026", 5, True, 6, "b" * 32, 7, "Fax", "Inbound", "101", 2, {"from": ["+1"]}
+)
 EVENT = Event("uuid-1", '{"a": "é"}', {"stream": "entry"}, "GROUP", "entity")
-DRAIN = Drain("live", 1000, "token", "page 2", 2000, 3000)
-STATE = StreamState(4, 900, 800, "token", 700, DRAIN, (EVENT,), 12)
+DRAIN = Drain("live", 1000, "token", "page 2", 2000, 3000, True, True)
+STATE = StreamState(4, 900, 800, "token", 700, DRAIN, (EVENT,), 12, 600)
 
 
 def record_round_trip(record: Record) -> Record:

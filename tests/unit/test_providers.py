@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pollwire.errors import Malformed, Misconfigured
 from pollwire.events import iso
-from pollwire.model import NAME, Row
-from pollwire.providers import Session, canonical_id, instant_ms, registered, rows_of, setting
+from pollwire.model import NAME, Row, Token
+from pollwire.providers import canonical_id, instant_ms, registered, rows_of, setting
 from pollwire.state import shard_of
 
 quick = settings(database=None, deadline=None, max_examples=100)
@@ -252,7 +252,7 @@ def test_a_missing_setting_is_named_with_its_remedy(settings):
         setting(settings, "username", "credential")
 
 
-# Session
+# Token
 
 
 class Shared:
@@ -270,50 +270,46 @@ class Shared:
         self.token = token
 
 
-def no_fetch(request):
-    raise AssertionError("nothing is fetched here")
-
-
 def test_a_token_that_nobody_asks_for_is_not_read():
     shared = Shared("t1")
-    Session(no_fetch, shared.load, shared.share)
+    Token(shared.load, shared.share)
 
     assert shared.reads == 0
 
 
 def test_a_token_is_read_once():
     shared = Shared("t1")
-    session = Session(no_fetch, shared.load, shared.share)
+    token = Token(shared.load, shared.share)
 
-    assert (session.token, session.token) == ("t1", "t1")
+    assert (token.value, token.value) == ("t1", "t1")
     assert shared.reads == 1
 
 
 def test_an_unknown_token_is_read_once_too():
     shared = Shared("")
-    session = Session(no_fetch, shared.load, shared.share)
+    token = Token(shared.load, shared.share)
 
-    assert (session.token, session.token) == ("", "")
+    assert (token.value, token.value) == ("", "")
     assert shared.reads == 1
 
 
 def test_a_new_token_is_shared():
     shared = Shared("t1")
-    session = Session(no_fetch, shared.load, shared.share)
+    token = Token(shared.load, shared.share)
 
-    session.token = "t2"
+    token.value = "t2"
 
-    assert (session.token, shared.token) == ("t2", "t2")
+    assert (token.value, shared.token) == ("t2", "t2")
     assert shared.reads == 0
 
 
-def test_a_session_without_shared_token_keeps_its_own():
-    session = Session(no_fetch)
-    before = session.token
+def test_a_token_that_is_not_shared_is_kept():
+    token = Token()
+    before = token.value
 
-    session.token = "t1"
+    token.value = "t1"
 
-    assert (before, session.token) == ("", "t1")
+    assert (before, token.value) == ("", "t1")
 
 
 # Registration

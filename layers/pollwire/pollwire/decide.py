@@ -6,7 +6,7 @@ Pure: the clock, the rows and the records come in, changes and records go out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from pollwire.events import digest
@@ -102,8 +102,7 @@ def decide(
     changes: list[Change] = []
     written: dict[str, Record] = {}
     unsettled = False
-    for row in _latest(rows):
-        old = records.get(row.id)
+    for row, old in _beside(_latest(rows), records):
         content = digest(row, stream.volatile)
         if old and _same(old, row, content):
             if old.missing_ms or old.back_ms:
@@ -178,10 +177,29 @@ def _kind(old: Record | None, row: Row, mode: str) -> str:
     if mode == BASELINE:
         return ""
     if row.deleted:
-        # What was deleted before we ever looked is no news; what we missed alive is.
-        silent = old.gone if old else mode == BACKFILL
+        # What was deleted before we ever looked is no news, nor is an id and nothing else.
+        silent = old.gone if old else mode == BACKFILL or not row.at_ms
         return "" if silent else "deleted"
     return "updated" if old and not old.gone else "created"
+
+
+def _beside(
+    rows: Iterable[Row], records: Mapping[str, Record]
+) -> Iterator[tuple[Row, Record | None]]:
+    """Put each row beside its record; leave out those that the record is ahead of by rank."""
+    for row in rows:
+        old = records.get(row.id)
+        if old is None or row.rank > old.rank or (row.rank == old.rank and not row.deleted):
+            yield row, old
+        elif row.rank == old.rank:
+            # Some tombstones say no more than an id.
+            told = replace(
+                row,
+                type=row.type or old.type,
+                direction=row.direction or old.direction,
+                extension=row.extension or old.extension,
+            )
+            yield told, old
 
 
 def _record(row: Row, content: str, rev: int) -> Record:
@@ -195,6 +213,8 @@ def _record(row: Row, content: str, rev: int) -> Record:
         type=row.type,
         direction=row.direction,
         extension=row.extension,
+        rank=row.rank,
+        keep=row.keep,
     )
 
 
@@ -203,7 +223,7 @@ def _deletion(record: Record) -> Change:
         id=record.id,
         updated_at=record.updated_at,
         at_ms=record.at_ms,
-        body={"id": record.id},
+        body={"id": record.id, **record.keep},
         deleted=True,
         type=record.type,
         direction=record.direction,

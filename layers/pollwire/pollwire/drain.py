@@ -27,8 +27,7 @@ from pollwire.model import (
     Start,
     Stream,
 )
-from pollwire.providers import Session
-from pollwire.world import Counts, World
+from pollwire.world import Counts, World, watched
 
 #: Rows that are held before a decision: they are published in the order of provider time, so the
 #: more the better; ten pages of the largest rows stay within a function's memory.
@@ -109,15 +108,15 @@ class Delta:
         # Opened only now: what was decided before needs no credential to go out.
         account = self._world.account(self._connection, self._provider, self._standing, opened=True)
         drain = self._state.drain or self._begin(account)
-        resumed = bool(drain.resume)
+        # What earlier invocations of a long drain listed is not remembered.
+        listed: set[str] | None = None if drain.resume or not drain.full else set()
         start = Start(drain.since_ms, drain.place, drain.resume)
-        listed: set[str] = set()
         pages: list[Page] = []
         page = Page(())
-        for page in self._provider.delta(account, self._job.stream, start, self._session()):
+        for page in self._provider.delta(account, self._job.stream, start, self._world.http.fetch):
             pages.append(page)
-            listed.update(row.id for row in page.rows)
-            listed.update(bad.id for bad in page.bad)
+            listed = _listed(listed, page)
+            self._counts["gaps"] += page.gaps
             clock_ms = page.date_ms or self._world.clock()
             newest_ms = max(drain.newest_ms, decide.newest_ms(page.rows, clock_ms))
             drain = replace(drain, newest_ms=newest_ms, resume=page.resume)
@@ -130,7 +129,7 @@ class Delta:
             if out_of_time:
                 self._counts["unfinished"] += 1
                 return True
-        return self._finish(drain, pages, page.cursor, None if resumed else listed)
+        return self._finish(drain, pages, page.cursor, listed)
 
     def _begin(self, account: Account) -> Drain:
         state, now_ms = self._state, self._world.clock()
@@ -138,8 +137,11 @@ class Delta:
         if not state.drained_ms:
             news = self._standing.was_empty or account.settings.get("backfill") == "true"
             mode = decide.BACKFILL if news else decide.BASELINE
+        full = self._stream.snapshot or self._job.full or not state.drained_ms
         start = decide.start(state.reached_ms, state.previous_ms, state.place, self._stream)
-        return Drain(mode, start.since_ms, start.cursor, "", 0, now_ms)
+        if full:
+            start = Start()
+        return Drain(mode, start.since_ms, start.cursor, "", 0, now_ms, full=full)
 
     def _write_part(self, drain: Drain, pages: list[Page]) -> Drain:
         """Decide some pages before the last; return the drain as it stands then."""
@@ -153,8 +155,7 @@ class Delta:
         self, drain: Drain, pages: list[Page], cursor: str, listed: set[str] | None
     ) -> bool:
         """Decide the last pages and move the cursor; tell whether it has to be done again."""
-        # A row whose very id cannot be read ("") could be any of those that seem to be missing.
-        whole = self._stream.snapshot and listed is not None and "" not in listed
+        whole = listed is not None
         records = self._world.state.all_records(self._job) if whole else self._records(pages)
         decision = self._decide(pages, drain.mode, records)
         state = replace(self._state, drained_ms=drain.began_ms, drain=None)
@@ -166,13 +167,33 @@ class Delta:
                 previous_ms=state.reached_ms,
                 place=cursor or state.place,
             )
-        if whole:
-            now_ms = self._world.clock()
-            missing = decide.decide_missing(listed or (), records, self._stream, now_ms)
-            decision = decision.joined(missing)
+        if listed is not None:
+            missing = decide.decide_missing(listed, records, self._stream, drain.began_ms)
             self._counts["held"] += missing.held
+            state = replace(state, reconciled_ms=drain.began_ms)
+            self._ask_again(missing)
+            decision = decision.joined(missing)
         self._write(decision, self._bad_rows(pages), state)
+        self._unwatch(pages)
         return drain.unsettled or decision.unsettled
+
+    def _ask_again(self, missing: decide.Decision) -> None:
+        """
+        Have the stream listed once more: a deletion is believed at the second sighting.
+
+        Too many at once wait for the next time it is due: that is no reason to list all the time.
+        """
+        is_asked = self._stream.snapshot or marks.asks_for_all(self._job.pending)
+        if missing.unsettled and not missing.held and not is_asked:
+            again = marks.element(self._job.stream, marks.FULL, self._world.clock())
+            self._world.state.ask_again(self._job, again)
+
+    def _unwatch(self, pages: list[Page]) -> None:
+        final = {row.id for page in pages for row in page.rows if row.final}
+        alive = watched(self._standing, self._world.clock()) - final
+        done = [one for one in self._standing.watched if one.split("@", 1)[1] not in alive]
+        if done:
+            self._world.state.unwatch(self._job, done)
 
     def _decide(
         self, pages: list[Page], mode: str, records: Mapping[str, Record]
@@ -243,15 +264,9 @@ class Delta:
             self._counts["settled"] += 1
             self._world.state.settle(self._job, done)
 
-    def _session(self) -> Session:
-        world, connection, account = self._world, self._job.connection, self._job.account
 
-        def load() -> str:
-            sealed = world.state.token(connection, account)
-            return world.sealer.open(sealed, connection, account)["token"] if sealed else ""
-
-        def share(token: str) -> None:
-            sealed = world.sealer.seal({"token": token}, connection, account)
-            world.state.put_token(connection, account, sealed)
-
-        return Session(world.http.fetch, load, share)
+def _listed(listed: set[str] | None, page: Page) -> set[str] | None:
+    """Add the ids of a page; a list that may lack something is no list of everything."""
+    if listed is None or not page.whole or not all(bad.id for bad in page.bad):
+        return None
+    return listed | {row.id for row in page.rows} | {bad.id for bad in page.bad}

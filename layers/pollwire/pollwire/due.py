@@ -77,6 +77,26 @@ def is_due(account: str, due_ms: int, quiet_ms: int, interval_s: int, slowest_s:
     return stride == 1 or (tick - (stable_hash(account) >> 16)) % stride == 0
 
 
+def reconciles(
+    account: str, stream: str, due_ms: int, quiet_ms: int, connection: Connection, reconcile_s: int
+) -> bool:
+    """
+    Tell whether a stream is to be listed from end to end at one of its account's instants.
+
+    That is by the clock alone, whatever changed or did not: at the account's first instant after
+    a place in each period that a hash picks.
+
+    Args:
+        reconcile_s: The period; 0 for never.
+    """
+    if not reconcile_s:
+        return False
+    stride = stride_of(quiet_ms, connection.interval_s, connection.slowest_s)
+    period_ms = reconcile_s * 1000
+    into_ms = (due_ms - stable_hash(f"{account}#{stream}")) % period_ms
+    return into_ms < stride * connection.interval_s * 1000
+
+
 def stride_of(quiet_ms: int, interval_s: int, slowest_s: int) -> int:
     """
     Say at every which instant of its shard an account is due: a power of two, at least 1.

@@ -99,8 +99,8 @@ class Composer:
             "change": change.kind,
             "revision": change.rev,
             "sequence": sequence,
-            "record": row.body,
         }
+        body |= row.body if self._stream.flat else {"record": row.body}
         identity = self._uuid(change)
         envelope = {
             "uuid": identity,
@@ -112,7 +112,8 @@ class Composer:
         }
         text = json.dumps(envelope, ensure_ascii=True)
         if len(text) > EVENT_BYTES_MAX:
-            del body["record"]
+            for name in row.body if self._stream.flat else ("record",):
+                body.pop(name, None)
             body |= {"recordId": row.id, "hash": change.digest, "truncated": True}
             text = json.dumps(envelope, ensure_ascii=True)
         return Event(

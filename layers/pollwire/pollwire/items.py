@@ -44,6 +44,8 @@ class Standing:
         settings: Its own settings, by name.
 
         credential: Sealed, or ``None``.
+
+        watched: Ids to have an eye on.
     """
 
     account: str
@@ -55,6 +57,7 @@ class Standing:
     paused: bool = False
     settings: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     credential: bytes | None = field(default=None, repr=False)
+    watched: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,8 @@ class Drain:
         began_ms: Our clock when it began.
 
         unsettled: Something was seen that must be seen again before it is believed.
+
+        full: It lists everything, and what it lacks was deleted.
     """
 
     mode: str
@@ -85,6 +90,7 @@ class Drain:
     newest_ms: int
     began_ms: int
     unsettled: bool = False
+    full: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,8 @@ class StreamState:
         outbox: Decided, perhaps not published yet, in order.
 
         seq: Number of the last event.
+
+        reconciled_ms: When the last drain of everything began, our clock.
     """
 
     version: int = 0
@@ -116,6 +124,7 @@ class StreamState:
     drain: Drain | None = None
     outbox: tuple[Event, ...] = ()
     seq: int = 0
+    reconciled_ms: int = 0
 
 
 def record_sk(identity: str) -> str:
@@ -194,6 +203,7 @@ def read_standing(item: Item) -> Standing:
         paused=_read_text(item, "standing") == "paused",
         settings=_read_map(item, "options"),
         credential=item["credential"]["B"] if "credential" in item else None,
+        watched=frozenset(item["watched"]["SS"]) if "watched" in item else frozenset(),
     )
 
 
@@ -204,6 +214,7 @@ def read_stream(item: Item) -> StreamState:
         previous_ms=_read_int(item, "previous"),
         place=_read_text(item, "place"),
         drained_ms=_read_int(item, "drained_at"),
+        reconciled_ms=_read_int(item, "reconciled_at"),
         drain=_known(Drain, json.loads(item["drain"]["S"])) if "drain" in item else None,
         outbox=_unpack_events(item["outbox"]["B"]) if "outbox" in item else (),
         seq=_read_int(item, "seq"),
@@ -218,6 +229,7 @@ def cursor_update(table: str, pk: str, old: StreamState, new: StreamState) -> di
         "previous": number(new.previous_ms),
         "place": text(new.place),
         "drained_at": number(new.drained_ms),
+        "reconciled_at": number(new.reconciled_ms),
         "seq": number(new.seq),
     }
     if new.drain:
@@ -269,6 +281,8 @@ def read_record(item: Item) -> Record:
         type=_read_text(item, "kind"),
         direction=_read_text(item, "direction"),
         extension=_read_text(item, "extension"),
+        rank=_read_int(item, "grade"),
+        keep=_read_map(item, "keep"),
     )
 
 
@@ -281,6 +295,7 @@ def record_item(record: Record) -> dict[str, Any]:
         "kind": record.type,
         "direction": record.direction,
         "extension": record.extension,
+        "keep": json.dumps(dict(record.keep)) if record.keep else "",
         "full_id": "" if record_sk(record.id) == f"r#{record.id}" else record.id,
     }
     numbers = {
@@ -288,6 +303,7 @@ def record_item(record: Record) -> dict[str, Any]:
         "at_ms": record.at_ms,
         "missing_at": record.missing_ms,
         "back_at": record.back_ms,
+        "grade": record.rank,
     }
     item: dict[str, Any] = {name: text(value) for name, value in texts.items() if value}
     item |= {name: number(value) for name, value in numbers.items() if value}

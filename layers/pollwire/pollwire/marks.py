@@ -26,6 +26,9 @@ from pollwire.model import KNOWN_EMPTY, Seen
 #: differs again at the next check: nothing is lost, and the account's item stays small.
 PENDING_PER_STREAM_MAX = 8
 
+#: Mark of an element that asks for a stream to be listed from end to end, whatever its cursor.
+FULL = "full"
+
 #: A mark longer than this is named by its hash: an element only has to be told from the others.
 MARK_CHARS_MAX = 64
 
@@ -139,6 +142,11 @@ def split(element: str) -> tuple[str, int, str]:
 def seen_ms(element: str) -> int:
     """Read when an element of a pending set was first seen."""
     return split(element)[1]
+
+
+def asks_for_all(pending: Iterable[str]) -> bool:
+    """Tell whether one of a stream's elements asks for it to be listed from end to end."""
+    return any(split(one)[2] == FULL for one in pending)
 
 
 def by_stream(pending: Iterable[str]) -> dict[str, tuple[str, ...]]:

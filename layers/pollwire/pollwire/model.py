@@ -95,6 +95,35 @@ class Connection:
             raise Misconfigured("connection.shards: 1 to 10000")
 
 
+class Token:
+    """
+    An access token that the workers of an account share.
+
+    Args:
+        load: Reads the shared one, empty if there is none; called once, at the first use.
+
+        share: Writes a new one for the others.
+    """
+
+    def __init__(
+        self, load: Callable[[], str] = str, share: Callable[[str], None] = lambda token: None
+    ) -> None:
+        self._load = load
+        self._share = share
+        self._value: str | None = None
+
+    @property
+    def value(self) -> str:
+        if self._value is None:
+            self._value = self._load()
+        return self._value
+
+    @value.setter
+    def value(self, value: str) -> None:
+        self._value = value
+        self._share(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """
@@ -111,6 +140,10 @@ class Account:
 
         credential: Opened credential by field name (``username``, ``password``, ...); empty where
             the provider's call needs none.
+
+        token: Access token; assigning its ``value`` shares it.
+
+        watched: Ids that an operator asked to have an eye on until they are final.
     """
 
     connection: str
@@ -118,6 +151,8 @@ class Account:
     hosts: Mapping[str, str]
     settings: Mapping[str, str] = field(default_factory=_nothing)
     credential: Mapping[str, str] = field(default_factory=_nothing, repr=False)
+    token: Token = field(default_factory=Token, repr=False, compare=False)
+    watched: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +177,11 @@ class Stream:
             (``message-store``, ``presence?detailedTelephonyState=true``), or ``None`` for a path
             of our own, ``/pollwire/v1/{provider}/account/{accountId}/{stream}``.
 
+        flat: The fields of a record are the body of its events, instead of lying under ``record``.
+
+        reconcile_s: Seconds after which everything is listed once more, to find what the delta
+            cannot show (deletions without a tombstone); 0 for never.
+
         volatile: Fields of a row that say nothing about the thing itself; no part of its hash.
     """
 
@@ -150,6 +190,8 @@ class Stream:
     cache_s: int = 10
     snapshot: bool = False
     path: str | None = None
+    flat: bool = False
+    reconcile_s: int = 0
     volatile: frozenset[str] = frozenset()
 
 
@@ -273,6 +315,13 @@ class Row:
         direction: ``Inbound`` or ``Outbound`` for a message or a call, else empty.
 
         extension: Extension id where the provider has extensions, else empty.
+
+        rank: A row of lower rank than the record is out of date, whatever its time says: a message
+            that was read is not on its way any more.
+
+        final: Nothing more will happen to it; it is not watched any longer.
+
+        keep: What an event says of it beside its id when it is found missing from a listing.
     """
 
     id: str
@@ -283,6 +332,9 @@ class Row:
     type: str = ""
     direction: str = ""
     extension: str = ""
+    rank: int = 0
+    final: bool = False
+    keep: Mapping[str, Any] = field(default_factory=_nothing, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +389,11 @@ class Page:
         cursor: The provider's own cursor after this page; only the last page's counts.
 
         date_ms: The provider's clock, or ``None`` if it did not say.
+
+        whole: A listing without a start lists everything; what it lacks was deleted. False where
+            the provider may have left something out.
+
+        gaps: Places where the provider holds more than it can be made to tell.
     """
 
     rows: tuple[Row, ...]
@@ -344,6 +401,8 @@ class Page:
     resume: str = ""
     cursor: str = ""
     date_ms: int | None = None
+    whole: bool = True
+    gaps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +430,10 @@ class Record:
         back_ms: When that version was first seen.
 
         type: As :attr:`Row.type`, for the event that says it was deleted; so are the next two.
+
+        rank: As :attr:`Row.rank`.
+
+        keep: As :attr:`Row.keep`.
     """
 
     id: str
@@ -385,6 +448,8 @@ class Record:
     type: str = ""
     direction: str = ""
     extension: str = ""
+    rank: int = 0
+    keep: Mapping[str, Any] = field(default_factory=_nothing, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,6 +519,8 @@ class DeltaJob:
         pending: Elements of the account's ``pending`` set that ask for it.
 
         due_ms: The instant of the check that queued it.
+
+        full: List everything once more, whatever the cursor says.
     """
 
     connection: str
@@ -462,6 +529,7 @@ class DeltaJob:
     stream: str
     pending: tuple[str, ...]
     due_ms: int
+    full: bool = False
 
 
 Fetch = Callable[[Request], Response]

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from pollwire import due, marks
 from pollwire.drain import Delta
@@ -31,6 +32,16 @@ from pollwire.items import Standing
 from pollwire.model import Account, CheckJob, Connection, DeltaJob, Seen
 from pollwire.providers import Provider
 from pollwire.world import Counts, World
+
+
+@dataclass(frozen=True, slots=True)
+class _Poll:
+    """One account of a check: how it stands, and the streams to list from end to end."""
+
+    standing: Standing
+    account: Account
+    seen: Seen
+    full: frozenset[str]
 
 
 def schedule(world: World, minute_ms: int) -> Counts:
@@ -57,7 +68,7 @@ def check(world: World, job: CheckJob) -> Counts:
     # All answers are in before the first write, so that writing holds up no transfer.
     answers = list(
         world.http.run(
-            ((key, provider.check(account, seen)) for key, (_, account, seen) in polled.items()),
+            ((key, provider.check(one.account, one.seen)) for key, one in polled.items()),
             requests_per_second=due.requests_per_second(connection),
             deadline_s=due.check_s(connection),
         )
@@ -65,13 +76,13 @@ def check(world: World, job: CheckJob) -> Counts:
     counts["polled"] += len(polled)
     jobs: list[DeltaJob] = []
     for key, answer in answers:
-        standing, account, seen = polled[key]
+        poll = polled[key]
         try:
-            pending = _note_answer(world, job, provider, standing, account, seen, answer, counts)
+            pending = _note_answer(world, job, provider, poll, answer, counts)
         except PollwireError as error:
-            pending = standing.pending
-            _leave_alone(world, job, connection, standing, error, counts)
-        jobs += _delta_jobs(job, key, provider, pending)
+            pending = poll.standing.pending
+            _leave_alone(world, job, connection, poll.standing, error, counts)
+        jobs += _delta_jobs(job, provider, poll, pending)
     counts["deltas"] = world.queues.send_deltas(jobs)
     return counts
 
@@ -83,7 +94,7 @@ def _due_accounts(
     provider: Provider,
     now_ms: int,
     counts: Counts,
-) -> dict[str, tuple[Standing, Account, Seen]]:
+) -> dict[str, _Poll]:
     """Read the shard's accounts that are due, and what each one's last check brought."""
     overlap_s = max(stream.overlap_s for stream in provider.streams.values())
     polled = {}
@@ -98,7 +109,22 @@ def _due_accounts(
         except Misconfigured as error:
             _leave_alone(world, job, connection, standing, error, counts)
             continue
-        polled[standing.account] = (standing, account, seen)
+        full = frozenset(
+            name
+            for name, stream in provider.streams.items()
+            if due.reconciles(
+                standing.account,
+                name,
+                job.due_ms,
+                _quiet_ms(seen, now_ms),
+                connection,
+                stream.reconcile_s,
+            )
+        )
+        if full:
+            # A validator that lies would lie for ever: now and then it is not asked.
+            seen = replace(seen, etag="", modified="")
+        polled[standing.account] = _Poll(standing, account, seen, full)
     return polled
 
 
@@ -110,30 +136,37 @@ def _is_due(
     return due.is_due(
         standing.account,
         job.due_ms,
-        now_ms - seen.changed_ms if seen.changed_ms else 0,
+        _quiet_ms(seen, now_ms),
         connection.interval_s,
         connection.slowest_s,
     )
+
+
+def _quiet_ms(seen: Seen, now_ms: int) -> int:
+    return now_ms - seen.changed_ms if seen.changed_ms else 0
 
 
 def _note_answer(
     world: World,
     job: CheckJob,
     provider: Provider,
-    standing: Standing,
-    account: Account,
-    seen: Seen,
+    poll: _Poll,
     answer: Seen | PollwireError,
     counts: Counts,
 ) -> Iterable[str]:
     """Write what one account's answer says, if anything; return what is pending now."""
     if isinstance(answer, PollwireError):
         raise answer
+    standing = poll.standing
     if standing.failures and not standing.pending:
         # With marks pending it is for a delta to say so: a poll may not even need the credential.
         world.state.note_success(job.connection, job.shard, standing.account)
     step = marks.step(
-        seen, answer, standing.pending, lambda raw: provider.marks(account, raw), world.clock()
+        poll.seen,
+        answer,
+        standing.pending,
+        lambda raw: provider.marks(poll.account, raw),
+        world.clock(),
     )
     if step is None:
         return standing.pending
@@ -155,15 +188,20 @@ def _leave_alone(
     counts[f"failed_{type(error).__name__.lower()}"] += 1
     if not isinstance(error, Conflict):
         with suppress(Conflict):
-            world.leave_alone(job, connection.interval_s, standing, error)
+            world.leave_alone(job, connection, standing, error)
 
 
 def _delta_jobs(
-    job: CheckJob, account: str, provider: Provider, pending: Iterable[str]
+    job: CheckJob, provider: Provider, poll: _Poll, pending: Iterable[str]
 ) -> Iterator[DeltaJob]:
-    for stream, elements in marks.by_stream(pending).items():
-        if stream in provider.streams:
-            yield DeltaJob(job.connection, job.shard, account, stream, elements, job.due_ms)
+    groups = marks.by_stream(pending)
+    for stream in provider.streams:
+        elements = groups.get(stream, ())
+        full = stream in poll.full or marks.asks_for_all(elements)
+        if elements or full:
+            yield DeltaJob(
+                job.connection, job.shard, poll.account.id, stream, elements, job.due_ms, full
+            )
 
 
 def delta(world: World, job: DeltaJob, remaining_ms: Callable[[], int]) -> Counts:
@@ -188,7 +226,7 @@ def delta(world: World, job: DeltaJob, remaining_ms: Callable[[], int]) -> Count
     except (Rejected, RateLimited) as error:
         world.state.note_trouble(job, describe(error), world.clock())
         with suppress(Conflict):
-            world.leave_alone(job, connection.interval_s, standing, error)
+            world.leave_alone(job, connection, standing, error)
         return Counter({type(error).__name__.lower(): 1})
     except (Malformed, Misconfigured, Restart) as error:
         # It concerns this stream; the account's others may do well.

@@ -196,21 +196,25 @@ def read_delta(body: str) -> DeltaJob:
         "stream": str,
         "pending": list,
         "due_ms": int,
+        "full": bool,
     }
-    fields = _fields(body, kinds)
+    fields = _fields(body, kinds, full=False)  # An older version did not say.
     pending = fields["pending"]
-    if not pending or not all(isinstance(one, str) and ELEMENT.match(one) for one in pending):
+    if not (pending or fields["full"]):
+        raise Malformed("job.pending: it is empty, so nothing asks for this job")
+    if not all(isinstance(one, str) and ELEMENT.match(one) for one in pending):
         raise Malformed("job.pending: a list of stream@ms@mark is expected")
     return DeltaJob(**{**fields, "pending": tuple(pending)})
 
 
-def _fields(body: str, kinds: dict[str, type]) -> dict[str, Any]:
+def _fields(body: str, kinds: dict[str, type], **otherwise: Any) -> dict[str, Any]:
     try:
         job = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise Malformed("job: the message is no JSON") from error
     if not isinstance(job, dict):
         raise Malformed("job: the message is no JSON object")
+    job = {**otherwise, **job}
     for name, kind in kinds.items():
         if type(job.get(name)) is not kind:
             raise Malformed(f"job.{name}: {kind.__name__} is expected")

@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -168,6 +169,64 @@ class State:
             Conflict: The account was removed. It is not brought back.
         """
         self._update_account(connection, shard, account, "REMOVE failures, not_before, trouble", {})
+
+    def pause_connection(self, connection: str, until_ms: int) -> None:
+        """Check nothing over a connection before an instant; a later one stands."""
+        with suppress(self._client.exceptions.ConditionalCheckFailedException):
+            self._client.update_item(
+                TableName=self._table,
+                Key=key("connection", connection),
+                UpdateExpression="SET paused_until = :until",
+                ConditionExpression="attribute_exists(pk) AND paused_until < :until",
+                ExpressionAttributeValues={":until": number(until_ms)},
+            )
+
+    def ask_again(self, job: DeltaJob, element: str) -> None:
+        """
+        Make a stream pending again: something in it must be seen once more.
+
+        Raises:
+            Conflict: The account was removed. It is not brought back.
+        """
+        self._update_account(
+            job.connection,
+            job.shard,
+            job.account,
+            "ADD pending :pending",
+            {":pending": {"SS": [element]}},
+        )
+
+    def watch(
+        self, connection: str, shard: int, account: str, identity: str, until_ms: int
+    ) -> None:
+        """
+        Have an eye on an id until it is final, or until an instant.
+
+        Raises:
+            Conflict: There is no such account.
+        """
+        self._update_account(
+            connection,
+            shard,
+            account,
+            "ADD watched :ids",
+            {":ids": {"SS": [f"{until_ms}@{identity}"]}},
+        )
+
+    def unwatch(self, job: DeltaJob, watched: Collection[str]) -> None:
+        """
+        Take elements out of an account's watched set.
+
+        Raises:
+            Conflict: The account was removed. It is not brought back.
+        """
+        self._update_account(
+            job.connection,
+            job.shard,
+            job.account,
+            "DELETE watched :ids",
+            {":ids": {"SS": sorted(watched)}},
+        )
 
     def settle(self, job: DeltaJob, elements: Collection[str]) -> None:
         """

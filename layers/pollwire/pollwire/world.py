@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from pollwire import due
-from pollwire.errors import Misconfigured, PollwireError, Retryable, describe
+from pollwire.errors import Misconfigured, PollwireError, RateLimited, Retryable, describe
 from pollwire.http import Hosts, Http
 from pollwire.items import Standing
-from pollwire.model import Account, CheckJob, Connection, DeltaJob
+from pollwire.model import Account, CheckJob, Connection, DeltaJob, Token
 from pollwire.providers import Provider
 from pollwire.queues import Queues, Topic
 from pollwire.secrets import Sealer
@@ -72,25 +72,49 @@ class World:
             role: self.hosts.require(connection.hosts.get(role, own))
             for role, own in provider.hosts.items()
         }
-        settings = {**connection.settings, **standing.settings}
-        account = Account(connection.name, standing.account, hosts, settings)
-        if opened and standing.credential:
-            return replace(
-                account,
-                credential=self.sealer.open(standing.credential, connection.name, account.id),
-            )
-        if opened and connection.credential:
-            return replace(
-                account, credential=self.sealer.open(connection.credential, connection.name, "")
-            )
-        return account
+        account = Account(
+            connection.name,
+            standing.account,
+            hosts,
+            {**connection.settings, **standing.settings},
+            watched=watched(standing, self.clock()),
+        )
+        if not opened:
+            return account
+        credential: Mapping[str, str] = {}
+        if standing.credential:
+            credential = self.sealer.open(standing.credential, connection.name, account.id)
+        elif connection.credential:
+            credential = self.sealer.open(connection.credential, connection.name, "")
+        return replace(account, credential=credential, token=self._token(connection, account.id))
+
+    def _token(self, connection: Connection, account: str) -> Token:
+        def load() -> str:
+            sealed = self.state.token(connection.name, account)
+            return self.sealer.open(sealed, connection.name, account)["token"] if sealed else ""
+
+        def share(token: str) -> None:
+            sealed = self.sealer.seal({"token": token}, connection.name, account)
+            self.state.put_token(connection.name, account, sealed)
+
+        return Token(load, share)
 
     def leave_alone(
-        self, job: CheckJob | DeltaJob, interval_s: int, standing: Standing, error: PollwireError
+        self,
+        job: CheckJob | DeltaJob,
+        connection: Connection,
+        standing: Standing,
+        error: PollwireError,
     ) -> None:
         """Write down a failure, and leave the account alone for a while that grows with each."""
+        if isinstance(error, RateLimited) and self.providers[connection.provider].shares_rate:
+            # Everybody back at the same instant would be refused again: up to a tenth more.
+            wait_s = max(error.retry_after_s, 1) * (1 + self.jitter() / 10)
+            self.state.pause_connection(connection.name, self.clock() + int(wait_s * 1000))
         retry_after_s = error.retry_after_s if isinstance(error, Retryable) else 0
-        wait_s = due.backoff_s(standing.failures + 1, interval_s, self.jitter(), retry_after_s)
+        wait_s = due.backoff_s(
+            standing.failures + 1, connection.interval_s, self.jitter(), retry_after_s
+        )
         self.state.note_failure(
             job.connection,
             job.shard,
@@ -98,3 +122,9 @@ class World:
             self.clock() + wait_s * 1000,
             describe(error),
         )
+
+
+def watched(standing: Standing, now_ms: int) -> frozenset[str]:
+    """Name the ids that an account still has an eye on; each was written with its end."""
+    pairs = (one.split("@", 1) for one in standing.watched)
+    return frozenset(identity for until_ms, identity in pairs if int(until_ms) > now_ms)

@@ -28,40 +28,6 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 INSTANT_MS_MAX = 253_402_300_799_999
 
 
-class Session:
-    """
-    What a delta may use of the world: the provider, and a token that workers share.
-
-    Attributes:
-        fetch: Sends a request; raises ``Unavailable``, ``RateLimited``, ``Rejected`` or
-            ``Malformed`` for every status that the request does not expect.
-
-        token: Access token of the account, empty if none is known. Assigning it shares it.
-    """
-
-    def __init__(
-        self,
-        fetch: Fetch,
-        load: Callable[[], str] = str,
-        share: Callable[[str], None] = lambda token: None,
-    ) -> None:
-        self.fetch = fetch
-        self._load = load
-        self._share = share
-        self._token: str | None = None
-
-    @property
-    def token(self) -> str:
-        if self._token is None:
-            self._token = self._load()
-        return self._token
-
-    @token.setter
-    def token(self, token: str) -> None:
-        self._token = token
-        self._share(token)
-
-
 class Provider(Protocol):
     """
     One upstream API family.
@@ -74,12 +40,16 @@ class Provider(Protocol):
         streams: What can change, by name.
 
         check_needs_credential: Its check authenticates, so the credential is opened for it.
+
+        shares_rate: All accounts of a connection share one budget at the provider, so that one
+            that is asked to slow down slows all of them down.
     """
 
     name: str
     hosts: Mapping[str, str]
     streams: Mapping[str, Stream]
     check_needs_credential: bool
+    shares_rate: bool
 
     def check(self, account: Account, seen: Seen) -> Checking:
         """
@@ -102,11 +72,13 @@ class Provider(Protocol):
         """
         ...
 
-    def delta(
-        self, account: Account, stream: str, start: Start, session: Session
-    ) -> Iterator[Page]:
+    def delta(self, account: Account, stream: str, start: Start, fetch: Fetch) -> Iterator[Page]:
         """
         Fetch what changed in one stream, page by page.
+
+        Args:
+            fetch: Sends a request; raises ``Unavailable``, ``RateLimited``, ``Rejected`` or
+                ``Malformed`` for every status that the request does not expect.
 
         Raises:
             Restart: ``start.resume`` or ``start.cursor`` is no longer valid.

@@ -36,6 +36,7 @@ from pollwire.model import (
     NOTHING,
     Account,
     Checking,
+    Fetch,
     Page,
     Request,
     Row,
@@ -43,7 +44,7 @@ from pollwire.model import (
     Start,
     Stream,
 )
-from pollwire.providers import Session, canonical_id, instant_ms, rows_of, setting
+from pollwire.providers import canonical_id, instant_ms, rows_of, setting
 
 PAGE_LENGTH: Final = 100
 VALIDATOR_BYTES_MAX: Final = 256
@@ -144,6 +145,7 @@ class YouMail:
     )
     streams: Mapping[str, Stream] = MappingProxyType(STREAMS)
     check_needs_credential = False
+    shares_rate = False
 
     def check(self, account: Account, seen: Seen) -> Checking:
         if not _DIGITS.fullmatch(account.id):
@@ -173,23 +175,21 @@ class YouMail:
         names = _field_names(account)
         return {name: mark for name, mark in zip(names, raw.split(","), strict=False) if name}
 
-    def delta(
-        self, account: Account, stream: str, start: Start, session: Session
-    ) -> Iterator[Page]:
+    def delta(self, account: Account, stream: str, start: Start, fetch: Fetch) -> Iterator[Page]:
         if stream in LISTINGS:
-            yield from _pages(account, stream, start, session)
+            yield from _pages(account, stream, start, fetch)
         elif start.resume:
             raise Restart(f"{stream}: there is one page only")
         elif stream == "greeting":
-            raw_rows, date_ms = _get(account, session, "greetings/query", "greetings")
+            raw_rows, date_ms = _get(account, fetch, "greetings/query", "greetings")
             yield Page(
                 *rows_of(raw_rows, "greetings", partial(_read, account, stream)), date_ms=date_ms
             )
         elif stream == "ecommerce":
-            yield _ecommerce(account, session)
+            yield _ecommerce(account, fetch)
         else:
             names = ("account", "ecommerce") if stream == "entitlement" else (stream,)
-            found = [(name, *_object(account, session, name)) for name in names]
+            found = [(name, *_object(account, fetch, name)) for name in names]
             rows = tuple(_read(account, stream, raw, name) for name, raw, _ in found)
             yield Page(rows, date_ms=found[0][2])
 
@@ -233,7 +233,7 @@ def _field_names(account: Account) -> tuple[str, ...]:
     return names
 
 
-def _pages(account: Account, stream: str, start: Start, session: Session) -> Iterator[Page]:
+def _pages(account: Account, stream: str, start: Start, fetch: Fetch) -> Iterator[Page]:
     if start.resume and not _PAGE_NUMBER.fullmatch(start.resume):
         raise Restart(f"{stream}: the place to go on from is no page number")
     listing = LISTINGS[stream]
@@ -242,7 +242,7 @@ def _pages(account: Account, stream: str, start: Start, session: Session) -> Ite
     number, previous, more = int(start.resume or 1), None, True
     while more:
         page_query = {**query, "pageNumber": str(number)}
-        found, date_ms = _get(account, session, listing.path, listing.root, page_query)
+        found, date_ms = _get(account, fetch, listing.path, listing.root, page_query)
         rows, bad = rows_of(found, listing.root, partial(_read, account, stream))
         more = len(found) >= PAGE_LENGTH  # As it came: rows that cannot be read count too.
         if more and found == previous:
@@ -254,14 +254,14 @@ def _pages(account: Account, stream: str, start: Start, session: Session) -> Ite
         yield Page(rows, bad, resume=str(number) if more else "", date_ms=date_ms)
 
 
-def _ecommerce(account: Account, session: Session) -> Page:
+def _ecommerce(account: Account, fetch: Fetch) -> Page:
     """
     List orders, trials and recommendations, each as a row of its own.
 
     They are documented without an id, so one is made of what does not vary over a life from
     purchase to cancellation: kind, order type, product type, product name.
     """
-    status, date_ms = _object(account, session, "ecommerce")
+    status, date_ms = _object(account, fetch, "ecommerce")
     pages = [
         rows_of(status.get(root), root, partial(_order, account, kind))
         for root, kind in ECOMMERCE.items()
@@ -281,11 +281,11 @@ def _order(account: Account, kind: str, raw: dict[str, Any]) -> Row:
     return _read(account, "ecommerce", raw, f"{kind}:{identity}")
 
 
-def _object(account: Account, session: Session, name: str) -> tuple[dict[str, Any], int | None]:
+def _object(account: Account, fetch: Fetch, name: str) -> tuple[dict[str, Any], int | None]:
     path, root = OBJECTS[name]
     if name == "account":
         path = path.format(phone=quote(_phone(account), safe=""))
-    found, date_ms = _get(account, session, path, root)
+    found, date_ms = _get(account, fetch, path, root)
     if not isinstance(found, dict):
         raise Malformed(f"{root}: an object is expected")
     return found, date_ms
@@ -299,25 +299,25 @@ def _phone(account: Account) -> str:
 
 
 def _get(
-    account: Account, session: Session, path: str, root: str, query: Mapping[str, str] = NOTHING
+    account: Account, fetch: Fetch, path: str, root: str, query: Mapping[str, str] = NOTHING
 ) -> tuple[Any, int | None]:
     """Fetch what lies under *root*, and YouMail's clock; renew a refused token once."""
-    if session.token:
+    if account.token.value:
         try:
-            return _ask(account, session, path, root, query)
+            return _ask(account, fetch, path, root, query)
         except Rejected:
             # Most likely it is too old. If not, the next refusal is final.
             pass
-    _authenticate(account, session)
-    return _ask(account, session, path, root, query)
+    _authenticate(account, fetch)
+    return _ask(account, fetch, path, root, query)
 
 
 def _ask(
-    account: Account, session: Session, path: str, root: str, query: Mapping[str, str]
+    account: Account, fetch: Fetch, path: str, root: str, query: Mapping[str, str]
 ) -> tuple[Any, int | None]:
-    headers = {"Authorization": f"YouMail {session.token}", "Accept": "application/json"}
+    headers = {"Authorization": f"YouMail {account.token.value}", "Accept": "application/json"}
     url = f"{account.hosts['api']}/api/v4/{path}"
-    response = session.fetch(Request(url, query=query, headers=headers, secret=True))
+    response = fetch(Request(url, query=query, headers=headers, secret=True))
     body = response.json()
     _raise_for_error(body)
     if root not in body:
@@ -325,19 +325,19 @@ def _ask(
     return body[root], response.date_ms
 
 
-def _authenticate(account: Account, session: Session) -> None:
+def _authenticate(account: Account, fetch: Fetch) -> None:
     headers = {"Accept": "application/json"}
     for header, name in (("YouMail-User", "username"), ("YouMail-Password", "password")):
         headers[header] = setting(account.credential, name, "credential")
         if not _fits_header(headers[header]):
             raise Misconfigured(f"credential.{name} has a character no header can carry; change it")
     url = f"{account.hosts['api']}/api/v4/authenticate"
-    body = session.fetch(Request(url, headers=headers, secret=True)).json()
+    body = fetch(Request(url, headers=headers, secret=True)).json()
     _raise_for_error(body)
     token = body.get("authToken")
     if not isinstance(token, str) or not token or not _fits_header(token):
         raise Malformed("authToken is missing, or no header can carry it")
-    session.token = token
+    account.token.value = token
 
 
 def _raise_for_error(body: Mapping[str, Any]) -> None:
