@@ -8,6 +8,9 @@ PORT ?=
 AWS_PORT ?=
 
 export SAM_CLI_TELEMETRY := 0
+# The layers are built for what the template's parameters say, see layers/dependencies/Makefile.
+export ARCHITECTURE := $(or $(patsubst Architecture=%,%,$(filter Architecture=%,$(PARAMETERS))),arm64)
+export PYTHON_RUNTIME := $(or $(patsubst PythonRuntime=%,%,$(filter PythonRuntime=%,$(PARAMETERS))),python3.13)
 NO_PYTHON := pollwire: there is no $(PYTHON); install Python 3.11 or later, or name one: make PYTHON=python3.13
 MAKE_ENVIRONMENTS := command -v $(PYTHON) >/dev/null || { echo '$(NO_PYTHON)' >&2; exit 1; }; \
 	exec $(PYTHON) -m local.bootstrap

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from aws_lambda_powertools import Logger, Metrics
-from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities import batch
 from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pollwire import pipeline
-from pollwire.errors import describe
+from pollwire.batches import count, report
 from pollwire.queues import read_check
 from pollwire.wiring import world
 
@@ -24,17 +23,11 @@ def check(record: SQSRecord) -> None:
     job = read_check(record.body)
     counts = pipeline.check(world(), job)
     logger.info("checked", connection=job.connection, number=job.shard, counts=counts)
-    for name, count in counts.items():
-        metrics.add_metric(name, MetricUnit.Count, count)
+    count(metrics, counts)
 
 
 @logger.inject_lambda_context
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
     response = batch.process_partial_response(event, check, processor, context)
-    failed_ids = {failure["itemIdentifier"] for failure in response["batchItemFailures"]}
-    failed = [record for record in event["Records"] if record["messageId"] in failed_ids]
-    for record, (_, error, _) in zip(failed, processor.exceptions, strict=True):
-        logger.error("check failed", reason=describe(error), job=record["body"][:500])
-    metrics.add_metric("failed_jobs", MetricUnit.Count, len(failed))
-    return response
+    return report(event, response, processor, world().queues, logger, metrics)

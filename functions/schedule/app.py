@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import Any
 
 from aws_lambda_powertools import Logger, Metrics
-from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pollwire import pipeline
+from pollwire.batches import count
 from pollwire.due import MINUTE_MS
 from pollwire.wiring import world
 
@@ -21,8 +21,7 @@ metrics = Metrics()
 def handler(event: dict[str, Any], context: LambdaContext) -> None:
     counts = pipeline.schedule(world(), _minute_ms(event))
     logger.info("scheduled", counts=counts)
-    for name, count in counts.items():
-        metrics.add_metric(name, MetricUnit.Count, count)
+    count(metrics, counts)
 
 
 def _minute_ms(event: dict[str, Any]) -> int:

@@ -45,6 +45,7 @@ class Simulator(Protocol):
 
 def registered() -> Mapping[str, Callable[[], Simulator]]:
     """All simulators by the name of their provider. Adding one adds its line here."""
+    from local.simulators.intelli import Intelli
     from local.simulators.youmail import YouMail
 
-    return {"youmail": YouMail}
+    return {"youmail": YouMail, "intelli": Intelli}

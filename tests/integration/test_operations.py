@@ -211,11 +211,11 @@ def test_each_job_is_one_line_of_the_log(ann, logs):
     lines = [line for line in logs()[before:] if line.get("stream_name") in (None, "contact")]
     assert sorted((line["message"], line.get("account", "")) for line in lines) == [
         ("checked", ""),
-        ("delta failed", ""),
         ("drained", ANN),
         ("drained", BOB),
+        ("failed", ""),
     ]
-    (failed,) = [line for line in lines if line["message"] == "delta failed"]
+    (failed,) = [line for line in lines if line["message"] == "failed"]
     assert failed["reason"] == "Malformed: job: the message is no JSON"
     assert failed["job"] == "no job"
     assert failed["level"] == "ERROR"

@@ -25,6 +25,16 @@ def target(reference: Any) -> str:
     return str(reference["Ref"] if "Ref" in reference else reference["Fn::GetAtt"][0])
 
 
+def mapped(template: Template, value: Any) -> str:
+    """What a value says: itself, what a mapping says for it, or the logical id it leads to."""
+    if isinstance(value, str):
+        return value
+    if "Fn::FindInMap" in value:
+        table, row, column = value["Fn::FindInMap"]
+        return str(template["Mappings"][table][row][column])
+    return target(value)
+
+
 def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
@@ -233,11 +243,11 @@ def checks_reach_every_stream_and_no_dead_letters(template: Template) -> Complai
             yield f"{name}: {'reached' if reached else 'not reached'} by {pattern}"
 
 
-def only_deltas_seal(template: Template) -> Complaints:
+def only_those_that_sign_in_seal(template: Template) -> Complaints:
     for name, role in of_type(template, "IAM::Role").items():
         for statement in permissions(role):
             actions = [one for one in as_list(statement["Action"]) if one.startswith("kms:")]
-            if "kms:Encrypt" in actions and not name.startswith("Delta"):
+            if "kms:Encrypt" in actions and not name.startswith(("Check", "Delta")):
                 yield f"{name}: has nothing to seal"
             if actions and "kms:EncryptionContextKeys" not in json.dumps(
                 statement.get("Condition")
@@ -325,14 +335,30 @@ def schedules_are_not_repeated(template: Template) -> Complaints:
             yield f"{name}: is not told which minute"
 
 
+#: What a stage counts and acknowledges: without an alarm nobody would know.
+TROUBLES = {
+    ("schedule", "broken"),
+    ("check", "failed_jobs"),
+    ("check", "rejected"),
+    ("check", "malformed"),
+    ("delta", "rejected"),
+    ("delta", "malformed"),
+    ("delta", "misconfigured"),
+    ("delta", "bad_rows"),
+    ("delta", "held"),
+    ("delta", "gaps"),
+}
+
+
 def alarms_see_everything(template: Template) -> Complaints:
     watched: set[tuple[str, str]] = set()
     for name, alarm in of_type(template, "CloudWatch::Alarm").items():
         if "Metrics" in alarm:
             yield f"{name}: metric math, which MiniStack does not know"
             continue
-        watched.add((alarm["MetricName"], target(alarm["Dimensions"][0]["Value"])))
-        missing = "breaching" if alarm["MetricName"] == "Invocations" else "notBreaching"
+        metric = mapped(template, alarm["MetricName"])
+        watched.add((metric, mapped(template, alarm["Dimensions"][0]["Value"])))
+        missing = "breaching" if metric == "Invocations" else "notBreaching"
         if alarm.get("TreatMissingData") != missing:
             yield f"{name}: missing data is {alarm.get('TreatMissingData')}"
         if alarm.get("AlarmActions", {}).get("Fn::If", [""])[0] != "Alarmed":
@@ -341,6 +367,7 @@ def alarms_see_everything(template: Template) -> Complaints:
     wanted |= {("ApproximateAgeOfOldestMessage", queue) for *_, queue in mappings(template)}
     wanted |= {("Errors", name) for name in of_type(template, "Serverless::Function")}
     wanted |= {("Invocations", "ScheduleFunction")}
+    wanted |= {(metric, service) for service, metric in TROUBLES}
     for metric, name in sorted(wanted - watched):
         yield f"{name}: no alarm on {metric}"
 
@@ -367,7 +394,7 @@ RULES = [
     every_function_has_its_own_role,
     services_act_for_this_account_only,
     checks_reach_every_stream_and_no_dead_letters,
-    only_deltas_seal,
+    only_those_that_sign_in_seal,
     everything_is_encrypted,
     state_outlives_the_stack,
     the_key_is_ours,

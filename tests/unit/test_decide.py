@@ -173,6 +173,92 @@ def test_other_fields_beside_volatile_ones_make_a_change():
     assert kinds(decision) == ["updated"]
 
 
+# Rank
+
+SENT = row(at_ms=5000, text="sent", rank=1)
+
+
+@pytest.mark.parametrize(
+    ("shown", "kind"),
+    [
+        pytest.param(row(at_ms=6000, text="read", rank=2), "updated", id="higher"),
+        pytest.param(row(at_ms=5000, text="read", rank=2), "updated", id="higher, equal time"),
+        pytest.param(row(at_ms=5000, text="sent", rank=2), None, id="higher, nothing else"),
+        pytest.param(row(at_ms=6000, text="resent", rank=1), "updated", id="equal, later"),
+        pytest.param(row(at_ms=5000, text="resent", rank=1), "updated", id="equal, equal time"),
+        pytest.param(SENT, None, id="the same"),
+        pytest.param(row(at_ms=9000, text="queued", rank=0), None, id="lower, later"),
+        pytest.param(row(at_ms=0, text="queued", rank=0), None, id="lower, no time"),
+        pytest.param(row(at_ms=9000, rank=0, deleted=True), None, id="lower, deleted"),
+    ],
+)
+def test_a_row_of_lower_rank_is_out_of_date_whatever_its_time_says(shown, kind):
+    decision = run([shown], record(SENT, rank=1))
+
+    assert kinds(decision) == ([kind] if kind else [])
+    assert bool(decision.records) is (kind is not None)
+    assert not decision.unsettled
+
+
+def test_a_record_remembers_its_rank():
+    read = row(at_ms=6000, text="read", rank=3)
+    known = run([read], record(SENT, rank=1)).records
+
+    assert known["m1"].rank == 3
+    assert decide([SENT], known, STREAM, LIVE, NOW_MS) == Decision()
+
+
+def test_an_older_row_of_higher_rank_waits_as_any_other():
+    decision = run([row(at_ms=4000, text="read", rank=2)], record(SENT, rank=1))
+
+    assert (decision.changes, decision.unsettled) == ((), True)
+
+
+# Tombstones that say no more than an id
+
+BARE = Row(id="m1", updated_at="", at_ms=0, body={"id": "m1"}, deleted=True)
+FAX = row(type="Fax", direction="Outbound", extension="101")
+
+
+@pytest.mark.parametrize("rank", [0, 2], ids=["equal rank", "higher rank"])
+def test_a_tombstone_is_told_its_type_by_the_record(rank):
+    (change,) = run([replace(BARE, rank=rank)], record(FAX)).changes
+
+    assert change.kind == "deleted"
+    told = (change.row.type, change.row.direction, change.row.extension)
+    assert told == ("Fax", "Outbound", "101")
+
+
+def test_a_tombstone_that_says_more_is_believed():
+    (change,) = run([replace(BARE, type="SMS", extension="102")], record(FAX)).changes
+
+    assert (change.row.type, change.row.direction, change.row.extension) == (
+        "SMS", "Outbound", "102",
+    )  # fmt: skip
+
+
+def test_the_record_of_a_bare_tombstone_keeps_what_it_was_told():
+    gone = run([BARE], record(FAX)).records["m1"]
+
+    assert (gone.gone, gone.type, gone.direction, gone.extension) == (
+        True, "Fax", "Outbound", "101",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", [LIVE, BACKFILL, BASELINE])
+def test_a_bare_tombstone_of_something_unknown_is_no_news(mode):
+    decision = run([BARE], mode=mode)
+
+    assert decision.changes == ()
+    assert decision.records["m1"].gone
+
+
+def test_a_bare_tombstone_seen_again_is_no_news():
+    known = run([BARE], record(FAX)).records
+
+    assert decide([BARE], known, STREAM, LIVE, NOW_MS) == Decision()
+
+
 # Several rows
 
 
@@ -439,6 +525,36 @@ def test_a_deletion_says_what_was_known_of_the_record():
 
     assert (change.rev, change.digest) == (5, digest(shown))
     assert change.row == replace(shown, body={"id": "m1"}, deleted=True)
+
+
+def test_a_deletion_says_what_was_to_be_kept_of_the_row():
+    shown = row(body={"text": "hi", "sessionId": "5"}, keep={"sessionId": "5", "inferred": True})
+    known = run([shown]).records["m1"]
+
+    (change,) = missing([], [replace(known, missing_ms=1)]).changes
+
+    assert change.row.body == {"id": "m1", "sessionId": "5", "inferred": True}
+
+
+@pytest.mark.parametrize("present", [True, False], ids=["listed", "absent again"])
+def test_what_is_listed_without_a_readable_row_is_no_longer_missing(present):
+    """Its row may be bad, or of lower rank: it is there."""
+    (known,) = collection(1, missing_ms=NOW_MS - 5_000)
+
+    decision = missing([known.id] if present else [], [known])
+
+    assert decision.changes == ()
+    assert decision.unsettled is not present
+    assert decision.records == ({known.id: replace(known, missing_ms=0)} if present else {})
+
+
+def test_a_row_says_more_than_its_listing():
+    known = record(ALIVE, missing_ms=NOW_MS - 5_000)
+    newer = row(at_ms=6000, text="ho")
+
+    decision = run([newer], known).joined(missing(["m1"], [known]))
+
+    assert decision.records == {"m1": record(newer, rev=2)}
 
 
 def test_a_deleted_record_is_kept_so_that_it_goes_on_counting():

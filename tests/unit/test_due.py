@@ -319,6 +319,102 @@ def test_quiet_accounts_of_one_shard_are_spread_over_the_instants(shards):
     assert max(polled.values()) < 2 * len(of_shard) / 8
 
 
+# Which streams are listed from end to end
+
+
+def listed_at(one: Connection, quiet_ms: int, reconcile_s: int, instants: range) -> list[int]:
+    """Instants at which the account is due and its stream is listed from end to end."""
+    return [
+        due_ms
+        for due_ms in instants
+        if due.is_due("7", due_ms, quiet_ms, one.interval_s, one.slowest_s)
+        and due.reconciles("7", "entry", due_ms, quiet_ms, one, reconcile_s)
+    ]
+
+
+@quick
+@given(
+    interval_s=st.integers(1, 120),
+    quiet_s=st.integers(0, 86_400),
+    phase_ms=st.integers(0, 10**9),
+    periods=st.integers(64, 200),
+)
+def test_a_stream_is_listed_once_a_period_however_rarely_it_is_polled(
+    interval_s, quiet_s, phase_ms, periods
+):
+    one = connection(interval_s=interval_s, slowest_s=64 * interval_s)
+    reconcile_s = periods * interval_s + 7  # no multiple of the interval
+    interval_ms, period_ms = interval_s * 1000, reconcile_s * 1000
+    first_ms = NOON_MS + phase_ms
+    instants = range(first_ms, first_ms + 5 * period_ms, interval_ms)
+
+    found = listed_at(one, quiet_s * 1000, reconcile_s, instants)
+
+    stride_ms = due.stride_of(quiet_s * 1000, interval_s, one.slowest_s) * interval_ms
+    assert len(found) >= 4
+    for number, due_ms in enumerate(found):
+        assert abs(due_ms - found[0] - number * period_ms) < stride_ms
+
+
+@quick
+@given(account=names, stream=names, quiet_ms=st.integers(0, 10**9), due_ms=st.integers(0, 10**13))
+def test_a_stream_that_is_never_to_be_listed_is_not(account, stream, quiet_ms, due_ms):
+    assert not due.reconciles(account, stream, due_ms, quiet_ms, connection(), 0)
+
+
+def test_a_period_shorter_than_the_wait_for_a_poll_lists_at_each():
+    one = connection(interval_s=60, slowest_s=900)
+    instants = range(NOON_MS, NOON_MS + 3_600_000, 60_000)
+    polls = [each for each in instants if due.is_due("7", each, 10**9, 60, 900)]
+
+    assert listed_at(one, 10**9, 300, instants) == polls
+
+
+def test_an_account_that_changes_or_not_is_listed_at_the_same_place():
+    one = connection(interval_s=60, slowest_s=960)
+    instants = range(NOON_MS, NOON_MS + 86_400_000, 60_000)
+
+    busy = listed_at(one, 0, 7200, instants)
+    quiet = listed_at(one, 10**9, 7200, instants)
+
+    assert len(busy) == len(quiet) == 12
+    assert all(0 <= late - early < 960_000 for early, late in zip(busy, quiet, strict=True))
+
+
+@quick
+@given(started_ms=st.integers(0, 10**8))
+def test_an_account_that_falls_quiet_misses_no_listing(started_ms):
+    one = connection(interval_s=60)
+    first_ms = NOON_MS + started_ms
+    found = [
+        due_ms
+        for due_ms in range(first_ms, first_ms + 4 * 86_400_000, 60_000)
+        if due.is_due("7", due_ms, due_ms - first_ms, 60, 86_400)
+        and due.reconciles("7", "entry", due_ms, due_ms - first_ms, one, 43_200)
+    ]
+
+    gaps = [(b - a, due.stride_of(b - first_ms, 60, 86_400) * 60_000) for a, b in pairwise(found)]
+    assert len(found) >= 7
+    assert all(gap < 43_200_000 + stride_ms for gap, stride_ms in gaps)
+
+
+def test_accounts_and_streams_have_places_of_their_own_within_the_period():
+    """All accounts listed at one instant would be a herd."""
+    one = connection(interval_s=60)
+    hour = range(NOON_MS, NOON_MS + 3_600_000, 60_000)
+    places = Counter(
+        due_ms
+        for account in range(150)
+        for stream in ("entry", "contact")
+        for due_ms in hour
+        if due.reconciles(str(account), stream, due_ms, 0, one, 3600)
+    )
+
+    assert sum(places.values()) == 300
+    assert len(places) > 55
+    assert max(places.values()) < 20
+
+
 # How fast, and how long after a failure
 
 

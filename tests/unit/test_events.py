@@ -378,6 +378,71 @@ def test_whatever_a_row_says_is_published_in_ascii(text):
     assert json.loads(found.body)["body"]["record"] == {"text": text}
 
 
+# A record whose fields are the body
+
+FLAT = Stream(path="presence?detailedTelephonyState=true", flat=True)
+RINGING = {
+    "extensionId": 133165004,
+    "telephonyStatus": "Ringing",
+    "activeCalls": [
+        {
+            "id": "448115d0d81241fcaf4fc0d0b01c0ef9",
+            "direction": "Inbound",
+            "from": "+14158905908",
+            "to": "+16505819987",
+            "telephonyStatus": "Ringing",
+            "sessionId": "14860368004",
+        }
+    ],
+    "sequence": 107945,
+    "presenceStatus": "Available",
+    "dndStatus": "DoNotAcceptDepartmentCalls",
+    "allowSeeMyPresence": True,
+}
+OURS = {
+    "accountId": "133128004",
+    "extensionId": "133165004",
+    "lastUpdated": "2016-10-26T16:46:22.553Z",
+    "changes": [{"type": "presence", "newCount": 1}],
+    "provider": "ringcentral",
+    "connection": "acme",
+    "stream": "presence",
+    "change": "created",
+    "revision": 1,
+    "sequence": 7,
+}
+
+
+def presence(**fields) -> dict:
+    shown = change(**{"extension": "133165004", "body": RINGING, **fields})
+    return envelope(shown, composer(name="presence", stream=FLAT))
+
+
+def test_a_flat_body_has_the_fields_of_the_seed_and_a_sequence_of_our_own():
+    shown = presence()
+
+    path = "/restapi/v1.0/account/133128004/extension/133165004/presence"
+    assert shown["event"] == f"{path}?detailedTelephonyState=true"
+    assert shown["body"] == RINGING | OURS
+
+
+def test_a_flat_body_above_the_limit_keeps_the_fields_that_are_ours():
+    """A row may bear some of their names: they are not the row's to take away."""
+    large = {**RINGING, "message": "x" * 300_000}
+    one = change(extension="133165004", body=large)
+
+    body = presence(body=large)["body"]
+
+    assert body == {**OURS, "recordId": "m1", "hash": one.digest, "truncated": True}
+
+
+def test_a_flat_body_leaves_the_row_as_it_was():
+    row_body = {**RINGING, "message": "x" * 300_000}
+    presence(body=row_body)
+
+    assert row_body == {**RINGING, "message": "x" * 300_000}
+
+
 # Attributes and groups
 
 
@@ -400,6 +465,18 @@ def test_no_attribute_is_empty():
 
     assert set(found.attributes) == {"provider", "connection", "account", "stream", "change"}
     assert all(found.attributes.values())
+
+
+@pytest.mark.parametrize(
+    ("extension", "attribute"),
+    [
+        pytest.param("101", "101", id="an extension"),
+        pytest.param("133128004", None, id="the account itself"),
+        pytest.param("", None, id="a provider without extensions"),
+    ],
+)
+def test_an_extension_is_an_attribute_where_it_is_not_the_account(extension, attribute):
+    assert event(change(extension=extension)).attributes.get("extension") == attribute
 
 
 texts = st.text(max_size=30)

@@ -15,10 +15,10 @@ PACKAGE = ROOT / "layers/pollwire/pollwire"
 ORDER = [
     {"errors"},
     {"model"},
-    {"due", "marks", "events", "items", "http"},
+    {"due", "marks", "events", "filters", "items", "http"},
     {"decide"},
     {"providers", "state", "queues", "secrets"},
-    {"world"},
+    {"batches", "world"},
     {"drain"},
     {"pipeline"},
     {"wiring"},
@@ -36,7 +36,7 @@ ADAPTERS = {
     "certifi": {"http"},
 }
 
-PURE = ("due", "marks", "decide", "events", "items", "model", "errors")
+PURE = ("due", "marks", "decide", "events", "filters", "items", "model", "errors")
 IMPURE = {
     "time", "random", "secrets", "os", "io", "pathlib", "socket", "ssl", "http", "urllib.request",
     "threading", "subprocess", "logging", "boto3", "botocore", "requests", "urllib3", "pycurl",

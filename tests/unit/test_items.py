@@ -89,7 +89,7 @@ ACCOUNT_ITEM = {
     "failures": {"N": "3"},
     "not_before": {"N": "1700000000000"},
     "standing": {"S": "paused"},
-    "options": {"S": '{"backfill": "true"}'},
+    "settings": {"S": '{"backfill": "true"}'},
     "credential": {"B": b"sealed"},
 }
 

@@ -330,3 +330,19 @@ def test_a_drain_answers_for_each_element_by_itself():
     old, young = "entry@1000@a", "entry@90000@b"
 
     assert marks.settled([young, old], 100_000, OVERLAP_S) == (old,)
+
+
+@pytest.mark.parametrize(
+    ("pending", "asked"),
+    [
+        pytest.param([], False, id="nothing pending"),
+        pytest.param(["entry@5@1"], False, id="a mark"),
+        pytest.param(["entry@5@fuller"], False, id="a mark that begins likewise"),
+        pytest.param(["full@5@1"], False, id="a stream of that name"),
+        pytest.param(["entry@5@a@full"], False, id="a mark that ends likewise"),
+        pytest.param([marks.element("entry", marks.FULL, 5)], True, id="asked for"),
+        pytest.param(["entry@5@1", marks.element("entry", marks.FULL, 9)], True, id="among marks"),
+    ],
+)
+def test_an_element_can_ask_for_everything(pending, asked):
+    assert marks.asks_for_all(pending) is asked

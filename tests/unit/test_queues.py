@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given, settings
@@ -142,6 +142,29 @@ def test_every_element_of_a_pending_set_can_be_read_again(stream, mark):
 def test_fields_of_a_newer_version_are_left_aside():
     assert queues.read_check(body(CHECK, colour="blue")) == CHECK
     assert queues.read_delta(body(DELTA, colour="blue")) == DELTA
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_delta_job_says_whether_everything_is_asked_for(full):
+    job = replace(DELTA, full=full)
+
+    assert queues.read_delta(body(job)) == job
+
+
+def test_a_delta_job_of_an_older_version_asks_for_no_more_than_its_marks():
+    assert queues.read_delta(without(DELTA, "full")) == DELTA
+
+
+def test_a_delta_job_for_everything_needs_no_mark():
+    job = replace(DELTA, pending=(), full=True)
+
+    assert queues.read_delta(body(job)) == job
+
+
+@pytest.mark.parametrize("value", [None, 0, 1, "true", []], ids=repr)
+def test_whether_everything_is_asked_for_is_a_truth(value):
+    with pytest.raises(Malformed, match=r"^job\.full: bool is expected"):
+        queues.read_delta(body(DELTA, full=value))
 
 
 NO_JOBS = [

@@ -95,7 +95,7 @@ def test_the_list_of_reserved_words_is_there():
         pytest.param("reason", id="of a row that cannot be read"),
         pytest.param("trouble_at", id="second of an expression"),
         pytest.param("full_id", id="of a record with a long id"),
-        pytest.param("rate", id="of a connection"),
+        pytest.param("requests_per_second", id="of a connection"),
     ],
 )
 def test_the_search_finds_the_attributes_there_are(name):

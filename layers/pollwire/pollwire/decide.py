@@ -44,10 +44,10 @@ class Decision:
     held: int = 0
 
     def joined(self, other: Decision) -> Decision:
-        """Join two decisions about different records."""
+        """Join two decisions; where both are about one record, this one stands."""
         return Decision(
             self.changes + other.changes,
-            {**self.records, **other.records},
+            {**other.records, **self.records},
             self.unsettled or other.unsettled,
             self.held + other.held,
         )
@@ -58,7 +58,7 @@ def start(reached_ms: int, previous_ms: int, cursor: str, stream: Stream) -> Sta
     Say where a delta starts.
 
     Every row lies within at least two complete drains, and the overlap is read again, so that ties
-    at the cursor and late rows are found (reliability.md 6.3).
+    at the cursor and late rows are found.
 
     Args:
         reached_ms: Newest provider time of the last complete drain; 0 if there was none.
@@ -78,7 +78,7 @@ def newest_ms(rows: Iterable[Row], clock_ms: int) -> int:
     """
     Say how far a page moves the cursor: its newest time, not beyond the provider's clock.
 
-    Beyond it, one row from the future would hide all that follow (reliability.md 4 D 37).
+    Beyond it, one row from the future would hide all that follow.
     """
     return max((min(row.at_ms, clock_ms) for row in rows), default=0)
 
@@ -140,7 +140,9 @@ def decide_missing(
     confirm_ms = 1000 * (MASS_CONFIRM_S if mass else stream.cache_s)
 
     changes: list[Change] = []
-    written: dict[str, Record] = {}
+    # What is listed is there, even if its row cannot be read or is out of date.
+    back = [record for record in alive if record.missing_ms and record.id in present]
+    written = {record.id: replace(record, missing_ms=0) for record in back}
     for record in sorted(absent, key=lambda record: (record.at_ms, record.id)):
         if not record.missing_ms:
             written[record.id] = replace(record, missing_ms=now_ms)
@@ -189,9 +191,9 @@ def _beside(
     """Put each row beside its record; leave out those that the record is ahead of by rank."""
     for row in rows:
         old = records.get(row.id)
-        if old is None or row.rank > old.rank or (row.rank == old.rank and not row.deleted):
-            yield row, old
-        elif row.rank == old.rank:
+        if old and row.rank < old.rank:
+            continue
+        if old and row.deleted:
             # Some tombstones say no more than an id.
             told = replace(
                 row,
@@ -200,6 +202,8 @@ def _beside(
                 extension=row.extension or old.extension,
             )
             yield told, old
+        else:
+            yield row, old
 
 
 def _record(row: Row, content: str, rev: int) -> Record:

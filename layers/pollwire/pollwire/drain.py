@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from pollwire import decide, marks
-from pollwire.errors import Malformed, Restart
+from pollwire import decide, due, marks
+from pollwire.errors import Malformed, PollwireError, Restart, Retryable, describe
 from pollwire.events import Composer, subscription_id
 from pollwire.items import Drain, Standing, StreamState, event_chunks
 from pollwire.model import (
@@ -33,8 +33,9 @@ from pollwire.world import Counts, World, watched
 #: more the better; ten pages of the largest rows stay within a function's memory.
 ROWS_MAX = 1_000
 
-#: No new page is asked for with less time than this left: one request's deadline and the writes.
-PAGE_MS = 20_000
+#: No new page is asked for with less time than this left: three requests at their deadline (one
+#: that is refused, a new token, the same again) and the writes.
+PAGE_MS = 35_000
 
 #: Records and unreadable rows that fit into one transaction beside the cursor, some room kept.
 PUTS_MAX = 90
@@ -74,10 +75,12 @@ class Delta:
         self._counts: Counts = Counter(jobs=1)
 
     def run(self) -> Counts:
-        """Do the job; see DESIGN.md, delta."""
+        """Do the job, in the order that the module's picture shows."""
         self._state = self._world.state.stream(self._job)
         self._publish_outbox()
-        if self._standing.paused or self._not_before_ms > self._world.clock():
+        not_before_ms = max(self._not_before_ms, self._state.not_before_ms)
+        if self._standing.paused or not_before_ms > self._world.clock():
+            self._counts["left_alone"] += 1
             return self._counts
         if self._remaining_ms() < PAGE_MS:
             # The jobs before it took the time. Its marks stay pending: the next check queues it.
@@ -85,7 +88,9 @@ class Delta:
             return self._counts
         # A job that a later drain has answered settles nothing: that drain knew what is unsettled.
         unsettled = True
-        if self._state.drained_ms < max([self._job.due_ms, *map(marks.seen_ms, self._job.pending)]):
+        # One that asks for everything is answered by a drain of everything only.
+        done_ms = self._state.reconciled_ms if self._job.full else self._state.drained_ms
+        if done_ms < max([self._job.due_ms, *map(marks.seen_ms, self._job.pending)]):
             try:
                 unsettled = self._drain()
             except Restart:
@@ -97,6 +102,14 @@ class Delta:
         if self._standing.failures:
             self._world.state.note_success(self._job.connection, self._job.shard, self._job.account)
         return self._counts
+
+    def note_trouble(self, error: PollwireError) -> None:
+        """Write down why the stream does not come on; leave it alone longer with each failure."""
+        retry_after_s = error.retry_after_s if isinstance(error, Retryable) else 0
+        world, interval_s = self._world, self._connection.interval_s
+        wait_s = due.backoff_s(self._state.failures + 1, interval_s, world.jitter(), retry_after_s)
+        now_ms = world.clock()
+        world.state.note_trouble(self._job, describe(error), now_ms, now_ms + wait_s * 1000)
 
     def _drain(self) -> bool:
         """
@@ -183,7 +196,8 @@ class Delta:
 
         Too many at once wait for the next time it is due: that is no reason to list all the time.
         """
-        is_asked = self._stream.snapshot or marks.asks_for_all(self._job.pending)
+        pending = self._job.pending
+        is_asked = bool(pending) if self._stream.snapshot else marks.asks_for_all(pending)
         if missing.unsettled and not missing.held and not is_asked:
             again = marks.element(self._job.stream, marks.FULL, self._world.clock())
             self._world.state.ask_again(self._job, again)

@@ -23,7 +23,7 @@ QUIET_SHARE = 10
 #: Seconds that one check of a shard may take: a Lambda timeout of 60 s leaves time to write.
 CHECK_S = 40
 
-#: No wait after failures is longer: a provider that is back must be noticed (reliability.md 4 A 7).
+#: No wait after failures is longer: a provider that is back must be noticed.
 BACKOFF_S_MAX = 900
 
 

@@ -24,7 +24,7 @@ from pollwire.model import Change, Event, Row, Stream
 SCHEMA_MAJOR: Final = 1
 NAMESPACE: Final = uuid.UUID("6f0f3a3e-4f0b-5d53-9a52-70c1f0d6a7b4")
 
-#: SNS takes 256 KiB a message, attributes included; seven attributes and their names stay below 4.
+#: SNS takes 256 KiB a message, attributes included; eight attributes and their names stay below 4.
 EVENT_BYTES_MAX: Final = 252 * 1024
 
 COUNTS: Final = {"created": "newCount", "updated": "updatedCount", "deleted": "deletedCount"}
@@ -100,7 +100,7 @@ class Composer:
             "revision": change.rev,
             "sequence": sequence,
         }
-        body |= row.body if self._stream.flat else {"record": row.body}
+        content = row.body if self._stream.flat else {"record": row.body}
         identity = self._uuid(change)
         envelope = {
             "uuid": identity,
@@ -108,14 +108,13 @@ class Composer:
             "timestamp": iso(decided_ms),
             "subscriptionId": self._subscription,
             "ownerId": self._account,
-            "body": body,
+            # A row's own sequence, or its own idea of a change, does not hide ours.
+            "body": body | {name: said for name, said in content.items() if name not in body},
         }
         text = json.dumps(envelope, ensure_ascii=True)
         if len(text) > EVENT_BYTES_MAX:
-            for name in row.body if self._stream.flat else ("record",):
-                body.pop(name, None)
-            body |= {"recordId": row.id, "hash": change.digest, "truncated": True}
-            text = json.dumps(envelope, ensure_ascii=True)
+            shortened = {"recordId": row.id, "hash": change.digest, "truncated": True}
+            text = json.dumps(envelope | {"body": body | shortened}, ensure_ascii=True)
         return Event(
             uuid=identity,
             body=text,
@@ -126,7 +125,7 @@ class Composer:
 
     def _uuid(self, change: Change) -> str:
         """
-        Derive the id that never varies for one change (reliability.md 6.6).
+        Derive the id that never varies for one change.
 
         The revision before the change tells a state that came back from the one it was before.
         """
@@ -158,6 +157,7 @@ class Composer:
         return f"/restapi/v1.0/account/{self._account}/extension/{extension}/{path}"
 
     def _attributes(self, change: Change) -> dict[str, str]:
+        extension = change.row.extension
         attributes = {
             "provider": self._provider,
             "connection": self._connection,
@@ -166,6 +166,7 @@ class Composer:
             "type": change.row.type,
             "direction": change.row.direction,
             "change": change.kind,
+            "extension": extension if extension != self._account else "",
         }
         return {name: value for name, value in attributes.items() if value}
 

@@ -16,6 +16,9 @@ from pollwire.model import NOTHING, Connection, Event, Record
 Item = Mapping[str, Any]
 Noun = TypeVar("Noun")
 
+#: Attributes of a stream that does not come on.
+TROUBLE = ("trouble", "trouble_at", "failures", "not_before")
+
 #: Bytes of events that one decision may hold: below an item's 400 KB even if nothing compresses.
 OUTBOX_BYTES_MAX = 256 * 1024
 
@@ -114,6 +117,10 @@ class StreamState:
         seq: Number of the last event.
 
         reconciled_ms: When the last drain of everything began, our clock.
+
+        failures: Deltas in a row that failed.
+
+        not_before_ms: It is left alone until then.
     """
 
     version: int = 0
@@ -125,6 +132,8 @@ class StreamState:
     outbox: tuple[Event, ...] = ()
     seq: int = 0
     reconciled_ms: int = 0
+    failures: int = 0
+    not_before_ms: int = 0
 
 
 def record_sk(identity: str) -> str:
@@ -167,10 +176,10 @@ def read_connection(item: Item) -> Connection:
         hosts=_read_map(item, "hosts"),
         interval_s=_read_int(item, "interval_s"),
         slowest_s=_read_int(item, "slowest_s"),
-        requests_per_second=float(item["rate"]["N"]),
+        requests_per_second=float(item["requests_per_second"]["N"]),
         shards=_read_int(item, "shards"),
         paused_until_ms=_read_int(item, "paused_until"),
-        settings=_read_map(item, "options"),
+        settings=_read_map(item, "settings"),
         credential=item["credential"]["B"] if "credential" in item else None,
     )
 
@@ -182,10 +191,10 @@ def connection_item(connection: Connection) -> dict[str, Any]:
         "hosts": text(json.dumps(dict(connection.hosts))),
         "interval_s": number(connection.interval_s),
         "slowest_s": number(connection.slowest_s),
-        "rate": number(connection.requests_per_second),
+        "requests_per_second": number(connection.requests_per_second),
         "shards": number(connection.shards),
         "paused_until": number(connection.paused_until_ms),
-        "options": text(json.dumps(dict(connection.settings))),
+        "settings": text(json.dumps(dict(connection.settings))),
     }
     if connection.credential:
         item["credential"] = {"B": connection.credential}
@@ -201,7 +210,7 @@ def read_standing(item: Item) -> Standing:
         failures=_read_int(item, "failures"),
         not_before_ms=_read_int(item, "not_before"),
         paused=_read_text(item, "standing") == "paused",
-        settings=_read_map(item, "options"),
+        settings=_read_map(item, "settings"),
         credential=item["credential"]["B"] if "credential" in item else None,
         watched=frozenset(item["watched"]["SS"]) if "watched" in item else frozenset(),
     )
@@ -218,6 +227,8 @@ def read_stream(item: Item) -> StreamState:
         drain=_known(Drain, json.loads(item["drain"]["S"])) if "drain" in item else None,
         outbox=_unpack_events(item["outbox"]["B"]) if "outbox" in item else (),
         seq=_read_int(item, "seq"),
+        failures=_read_int(item, "failures"),
+        not_before_ms=_read_int(item, "not_before"),
     )
 
 
@@ -239,7 +250,7 @@ def cursor_update(table: str, pk: str, old: StreamState, new: StreamState) -> di
     expression = "SET " + ", ".join(f"{name} = :{name}" for name in values)
     # A stream that is written comes on: what was in its way is over.
     dropped = [name for name in ("drain", "outbox") if name not in values]
-    expression += " REMOVE " + ", ".join([*dropped, "trouble", "trouble_at"])
+    expression += " REMOVE " + ", ".join([*dropped, *TROUBLE])
     fence = "attribute_not_exists(version)"
     if old.version:
         fence = "version = :old"

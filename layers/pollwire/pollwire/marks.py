@@ -61,7 +61,7 @@ def unpack(packed: str, now_ms: int, overlap_s: int) -> Seen:
     Unpack an answer; leave out validators that may not be trusted yet.
 
     A 304 says that nothing differs from what the validator speaks of. Until that is older than the
-    overlap, a second change can hide behind it (reliability.md, finding 4).
+    overlap, a second change can hide behind it.
 
     Args:
         packed: From :func:`pack`, or empty for an account that was never checked.

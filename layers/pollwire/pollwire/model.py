@@ -250,7 +250,7 @@ class Response:
 
         Raises:
             Malformed: It is no JSON object, repeats a key, nests too deep, or holds a number that
-                is not finite (reliability.md section 4 C).
+                is not finite.
         """
         try:
             parsed = json.loads(

@@ -26,7 +26,7 @@ from pollwire.errors import (
     RateLimited,
     Rejected,
     Restart,
-    describe,
+    Unavailable,
 )
 from pollwire.items import Standing
 from pollwire.model import Account, CheckJob, Connection, DeltaJob, Seen
@@ -185,7 +185,7 @@ def _leave_alone(
 ) -> None:
     """Count a failure and leave the account alone, unless it was removed in the meantime."""
     counts["failed"] += 1
-    counts[f"failed_{type(error).__name__.lower()}"] += 1
+    counts[_name(error)] += 1
     if not isinstance(error, Conflict):
         with suppress(Conflict):
             world.leave_alone(job, connection, standing, error)
@@ -208,27 +208,37 @@ def delta(world: World, job: DeltaJob, remaining_ms: Callable[[], int]) -> Count
     """
     Publish what changed in one stream of one account.
 
-    What can never succeed is written down, counted and done with; its marks stay pending, so it is
-    tried again when its account is due.
+    What the provider refuses or gets wrong is written down, counted and done with; its marks stay
+    pending, so it is tried again when its account is due.
 
     Args:
         remaining_ms: Milliseconds left to this invocation.
 
     Raises:
-        Retryable: The same job may succeed later. Nothing is lost by giving it up, either.
+        Retryable: AWS refused something, or another worker was faster; the same job may succeed
+            soon. Nothing is lost by giving it up, either.
     """
     connection = world.state.connection(job.connection)
     standing = world.state.account(job.connection, job.shard, job.account)
     if connection is None or standing is None:
         return Counter(removed=1)
     try:
-        return Delta(world, job, connection, standing, remaining_ms).run()
+        work = Delta(world, job, connection, standing, remaining_ms)
+    except (Malformed, Misconfigured) as error:
+        # There is no such stream, so there is no place to write it down either.
+        return Counter({_name(error): 1})
+    try:
+        return work.run()
     except (Rejected, RateLimited) as error:
-        world.state.note_trouble(job, describe(error), world.clock())
+        work.note_trouble(error)
         with suppress(Conflict):
             world.leave_alone(job, connection, standing, error)
-        return Counter({type(error).__name__.lower(): 1})
-    except (Malformed, Misconfigured, Restart) as error:
+        return Counter({_name(error): 1})
+    except (Unavailable, Malformed, Misconfigured, Restart) as error:
         # It concerns this stream; the account's others may do well.
-        world.state.note_trouble(job, describe(error), world.clock())
-        return Counter({type(error).__name__.lower(): 1})
+        work.note_trouble(error)
+        return Counter({_name(error): 1})
+
+
+def _name(error: PollwireError) -> str:
+    return type(error).__name__.lower()

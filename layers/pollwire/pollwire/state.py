@@ -2,14 +2,16 @@
 One DynamoDB table.
 
     pk                       sk         what
-    connection               <name>     provider, hosts, interval_s, slowest_s, rate, shards,
-                                        paused_until, options, credential
-    shard#<connection>#<n>   <account>  marks, pending, was_empty, failures, not_before,
-                                        standing, trouble, options, credential
+    connection               <name>     provider, hosts, interval_s, slowest_s, shards,
+                                        paused_until, requests_per_second, settings,
+                                        credential
+    shard#<connection>#<n>   <account>  marks, pending, was_empty, watched, failures,
+                                        not_before, standing, trouble, settings, credential
     token#<connection>       <account>  sealed
     stream#<connection>#<account>#<stream>
                              cursor     version, reached, previous, place, drain, outbox,
-                                        seq, drained_at, trouble, trouble_at
+                                        seq, drained_at, reconciled_at, trouble, trouble_at,
+                                        failures, not_before
                              r#<id>     rev, digest, updated_at, at_ms, gone, missing_at, ...
                              q#<key>    reason, seen_at: a row that cannot be read
 
@@ -26,7 +28,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pollwire.errors import Conflict, Misconfigured, Unavailable
+from pollwire.errors import Conflict, Misconfigured, Retryable
 from pollwire.items import (
     Item,
     Standing,
@@ -101,7 +103,7 @@ class State:
             raise Misconfigured("account id: 1 to 200 letters, digits and any of . _ @ + : ~ = -")
         item = key(f"shard#{connection.name}#{shard_of(account, connection.shards)}", account)
         if settings:
-            item["options"] = text(json.dumps(dict(settings)))
+            item["settings"] = text(json.dumps(dict(settings)))
         if credential:
             item["credential"] = {"B": credential}
         try:
@@ -336,16 +338,23 @@ class State:
             codes = {reason.get("Code", "None") for reason in reasons} - {"None"}
             if codes <= {"ConditionalCheckFailed", "TransactionConflict"}:
                 raise Conflict(f"stream {job.stream} of {job.account}") from error
-            raise Unavailable(f"DynamoDB refused a decision: {sorted(codes)}") from error
+            raise Retryable(f"DynamoDB refused a decision: {sorted(codes)}") from error
         return new
 
-    def note_trouble(self, job: DeltaJob, trouble: str, now_ms: int) -> None:
-        """Record why a stream does not come on. The next commit takes it away."""
+    def note_trouble(self, job: DeltaJob, trouble: str, now_ms: int, not_before_ms: int) -> None:
+        """Record why a stream does not come on, and leave it alone until an instant."""
         self._client.update_item(
             TableName=self._table,
             Key=key(_stream_pk(job), "cursor"),
-            UpdateExpression="SET trouble = :trouble, trouble_at = :at",
-            ExpressionAttributeValues={":trouble": text(trouble), ":at": number(now_ms)},
+            UpdateExpression=(
+                "SET trouble = :trouble, trouble_at = :now, not_before = :at ADD failures :one"
+            ),
+            ExpressionAttributeValues={
+                ":trouble": text(trouble),
+                ":now": number(now_ms),
+                ":at": number(not_before_ms),
+                ":one": number(1),
+            },
         )
 
     # Reading
@@ -383,7 +392,7 @@ class State:
                 items = answer["Responses"].get(self._table, [])
                 wanted = answer.get("UnprocessedKeys", {}).get(self._table, {}).get("Keys", [])
                 if wanted and not items:
-                    raise Unavailable("DynamoDB is throttled: it left all keys unread")
+                    raise Retryable("DynamoDB is throttled: it left all keys unread")
                 found += items
         return found
 

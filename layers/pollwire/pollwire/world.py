@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from pollwire import due
@@ -91,7 +92,11 @@ class World:
     def _token(self, connection: Connection, account: str) -> Token:
         def load() -> str:
             sealed = self.state.token(connection.name, account)
-            return self.sealer.open(sealed, connection.name, account)["token"] if sealed else ""
+            # One that does not open any more is as good as none: a new one takes its place.
+            with suppress(Misconfigured):
+                if sealed:
+                    return self.sealer.open(sealed, connection.name, account)["token"]
+            return ""
 
         def share(token: str) -> None:
             sealed = self.sealer.seal({"token": token}, connection.name, account)

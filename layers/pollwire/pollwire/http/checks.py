@@ -256,7 +256,7 @@ class _Slot:
         status = self.handle.getinfo(pycurl.RESPONSE_CODE)
         headers = answers.kept_headers(self._head, self._limits)
         # After a status that nobody expects, the real answer may still be on its way, and the next
-        # request, that of another account, would get it (performance.md, section 3).
+        # request, that of another account, would get it.
         if headers is None or not (status in expect or 400 <= status < 600):
             self._drop_connection()
         if headers is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-#: Short: request bytes are paid for at every poll (performance.md, section 5).
+#: Short: request bytes are paid for at every poll.
 USER_AGENT: Final = "Pollwire"
 
 MIB: Final = 1024 * 1024
@@ -37,7 +37,7 @@ class Limits:
         header_lines: As many as http.client reads.
 
         connections: Requests of one run at a time. A new TLS connection costs as much as 35 polls,
-            so few that are kept are cheaper than many (performance.md, section 7).
+            so few that are kept are cheaper than many.
 
         idle_s: Connections idle for longer are not used again: load balancers forget them after a
             minute, a NAT or a frozen function environment without telling.

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from pollwire.errors import Malformed, Misconfigured
@@ -20,12 +21,18 @@ from pollwire.model import Account, BadRow, Checking, Fetch, Page, Row, Seen, St
 #: An id goes into every event, a truncated one as well; no provider's is near this.
 ID_CHARS_MAX = 20_000
 
-#: Half a character: JSON can spell it, UTF-8 cannot (reliability.md 4 C 30).
+#: Half a character: JSON can spell it, UTF-8 cannot.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 #: The end of the year 9999: an event's timestamp can say no later one.
 INSTANT_MS_MAX = 253_402_300_799_999
+
+_ISO = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2})"
+    r"(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}:?[0-9]{2})"
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Provider(Protocol):
@@ -118,6 +125,29 @@ def instant_ms(value: object, field: str) -> int:
     raise Malformed(f"{field}: milliseconds since the epoch are expected, not {_kind(value)}")
 
 
+def iso_ms(value: object, field: str) -> int:
+    """
+    Read an instant in ISO 8601: date, ``T``, time, up to nine digits of a fraction, zone.
+
+    What is finer than a millisecond is cut off; without a zone it is no instant.
+
+    Raises:
+        Malformed: It is no such text, no date of the calendar, or not of the years 1970 to 9999.
+    """
+    match = _ISO.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise Malformed(f"{field}: an ISO 8601 instant with a zone is expected, not {_kind(value)}")
+    second, fraction, zone = match.groups()
+    try:
+        since = datetime.fromisoformat(f"{second}{zone}") - _EPOCH
+    except ValueError as error:
+        raise Malformed(f"{field}: no instant of the calendar") from error
+    at_ms = since // timedelta(milliseconds=1) + int((fraction or "")[:3].ljust(3, "0"))
+    if not 0 <= at_ms <= INSTANT_MS_MAX:
+        raise Malformed(f"{field}: not of the years 1970 to 9999")
+    return at_ms
+
+
 def rows_of(
     raw_rows: object, field: str, read: Callable[[dict[str, Any]], Row]
 ) -> tuple[tuple[Row, ...], tuple[BadRow, ...]]:
@@ -177,7 +207,8 @@ def _kind(value: object) -> str:
 
 def registered() -> Mapping[str, Provider]:
     """All providers by name. Adding one adds its line here."""
+    from pollwire.providers.intelli import Intelli
     from pollwire.providers.youmail import YouMail
 
-    providers: Iterable[Provider] = (YouMail(),)
+    providers: Iterable[Provider] = (YouMail(), Intelli())
     return {provider.name: provider for provider in providers}

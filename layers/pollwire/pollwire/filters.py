@@ -1,0 +1,172 @@
+"""
+What a subscriber wants to hear of, in the language of the events' own paths, as an SNS filter
+policy over their message attributes.
+
+    /restapi/v1.0/account/{accountId}/extension/{extensionId}/message-store
+    /restapi/v1.0/account/{accountId}/extension/{extensionId}/presence?detailedTelephonyState=true
+    /pollwire/v1/{provider}/account/{accountId}/{stream}
+
+``~`` in a place stands for any. ``type`` and ``direction`` narrow messages, ``change`` narrows
+everything; a parameter that is repeated takes each of its values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+from pollwire.errors import Misconfigured
+from pollwire.model import ACCOUNT_ID, Stream
+
+#: SNS takes no more attributes in a policy, and no more combinations of their values.
+ATTRIBUTES_MAX: Final = 5
+COMBINATIONS_MAX: Final = 150
+
+ANY: Final = "~"
+ABSENT: Final[Mapping[str, bool]] = {"exists": False}
+
+CHANGE: Final = {"change": ("created", "updated", "deleted")}
+MESSAGE: Final = {
+    "type": ("VoiceMail", "SMS", "Fax", "Pager"),
+    "direction": ("Inbound", "Outbound"),
+}
+
+Policy = dict[str, list[Any]]
+
+#: Streams by the name of their provider, then by their own.
+Streams = Mapping[str, Mapping[str, Stream]]
+
+
+def compile_filter(text: str, streams: Streams) -> Policy:
+    """
+    Compile a filter path into a filter policy of scope ``MessageAttributes``.
+
+    Args:
+        streams: Those of all registered providers.
+
+    Returns:
+        A policy that is empty if every event will do.
+
+    Raises:
+        Misconfigured: Names the part that is wrong, and what it may be.
+    """
+    path, _, query = text.partition("?")
+    match path.split("/"):
+        case ["", "restapi", "v1.0", "account", account, "extension", extension, *rest]:
+            policy = _of_path("/".join(rest), query, streams)
+            policy |= _of_extension(_id("account", account), _id("extension", extension))
+        case ["", "pollwire", "v1", provider, "account", account, stream]:
+            policy = _of_stream(provider, stream, query, streams)
+            if _id("account", account) != ANY:
+                policy["account"] = [account]
+        case _:
+            raise Misconfigured(
+                "filter: a path is /restapi/v1.0/account/{accountId}/extension/{extensionId}/..."
+                " or /pollwire/v1/{provider}/account/{accountId}/{stream}"
+            )
+    _keep_to_limits(policy)
+    return policy
+
+
+def _of_path(path: str, query: str, streams: Streams) -> Policy:
+    """Filter by what follows the extension in the paths of some providers' streams."""
+    kinds: dict[str, set[tuple[str, str]]] = {}
+    fixed: dict[str, dict[str, tuple[str, ...]]] = {}
+    for pair, stream in _pairs(streams):
+        if stream.path is not None:
+            kind, _, own = stream.path.partition("?")
+            kinds.setdefault(kind, set()).add(pair)
+            fixed.setdefault(kind, {}).update((name, (value,)) for name, value in parse_qsl(own))
+    _require("path", path, kinds)
+    chosen = _parameters(query, {**(fixed[path] or MESSAGE), **CHANGE})
+    # A parameter that all paths of a kind have anyhow is no attribute of their events.
+    narrowed = {name: values for name, values in chosen.items() if name not in fixed[path]}
+    return _named(kinds[path], streams) | narrowed
+
+
+def _named(wanted: set[tuple[str, str]], streams: Streams) -> Policy:
+    """Filter by stream, and by provider where another one has a stream of the same name."""
+    providers = sorted({provider for provider, _ in wanted})
+    names = sorted({name for _, name in wanted})
+    others = [pair for pair, _ in _pairs(streams) if pair not in wanted and pair[1] in names]
+    if not others:
+        return {"stream": names}
+    for provider, name in others:
+        if provider in providers:
+            raise Misconfigured(
+                f"filter.path: {provider} has another stream {name}; filter each stream by its own"
+                " path, /pollwire/v1/{provider}/account/{accountId}/{stream}"
+            )
+    return {"provider": providers, "stream": names}
+
+
+def _of_extension(account: str, extension: str) -> Policy:
+    """Filter by account and extension; an event of the account itself bears no extension."""
+    if extension == ANY:
+        return {} if account == ANY else {"account": [account]}
+    if account == ANY:
+        itself = {"account": [extension], "extension": [ABSENT]}
+        return {"$or": [{"extension": [extension]}, itself]}
+    return {"account": [account], "extension": [ABSENT if extension == account else extension]}
+
+
+def _of_stream(provider: str, stream: str, query: str, streams: Streams) -> Policy:
+    policy: Policy = {}
+    if provider != ANY:
+        _require("provider", provider, streams)
+        policy["provider"] = [provider]
+        streams = {provider: streams[provider]}
+    if stream != ANY:
+        _require("stream", stream, {name for (_, name), _ in _pairs(streams)})
+        policy["stream"] = [stream]
+    return policy | _parameters(query, CHANGE)
+
+
+def _parameters(query: str, choices: Mapping[str, Collection[str]]) -> Policy:
+    """Read a query, each value in our own spelling."""
+    chosen: Policy = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        _require("parameter", name, choices)
+        spelt = {choice.lower(): choice for choice in choices[name]}.get(value.lower(), "")
+        if not spelt:
+            _require(name, value, choices[name])
+        if spelt not in chosen.setdefault(name, []):
+            chosen[name].append(spelt)
+    return chosen
+
+
+def _keep_to_limits(policy: Policy) -> None:
+    choices = policy.get("$or", [])
+    names = {*policy, *(name for choice in choices for name in choice)} - {"$or"}
+    if len(names) > ATTRIBUTES_MAX:
+        raise Misconfigured(
+            f"filter: SNS takes {ATTRIBUTES_MAX} attributes at most, this asks for"
+            f" {', '.join(sorted(names))}; leave one of them open"
+        )
+    if math.prod(map(len, policy.values())) > COMBINATIONS_MAX:
+        raise Misconfigured(
+            f"filter: SNS takes {COMBINATIONS_MAX} combinations of values at most;"
+            " name fewer values, or subscribe with several filters"
+        )
+
+
+def _pairs(streams: Streams) -> Iterable[tuple[tuple[str, str], Stream]]:
+    for provider, named in streams.items():
+        for name, stream in named.items():
+            yield (provider, name), stream
+
+
+def _id(part: str, value: str) -> str:
+    if not ACCOUNT_ID.fullmatch(value):
+        raise Misconfigured(
+            f"filter.{part}: {ANY} for any, or an id of 1 to 200 letters, digits and any of"
+            " . _ @ + : ~ = -"
+        )
+    return value
+
+
+def _require(part: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise Misconfigured(f"filter.{part}: {value!r:.60} is none of {', '.join(sorted(choices))}")

@@ -1,0 +1,311 @@
+"""
+Intelli Messaging, allMessages: what a user received and sent, in one call.
+
+    POST {api}/services/rest/user/allMessages    username, password, since (whole seconds)
+
+        status               0, or what is wrong: in a body with HTTP 200, see REFUSALS
+        incomingMessages[]   documentId, text, timestamp, from, recipient, originDocumentId
+        outgoingMessages[]   documentId, text, timestamp, recipient (``recpipent`` of old)
+        hasMoreMessages      something was cut; a list has 100 rows at most
+
+Pages are turned by moving ``since``. Nobody says whether its own second is listed, whether the rows
+are sorted, or whether one list can be cut while the other goes on: all of it is taken for possible,
+so the next page starts before the end of this one, and what is listed twice is known by its id.
+
+A second with more messages than a list has room for cannot be read to its end. Its page counts one
+gap and has one row more, in place of the messages that cannot be had:
+
+    {"id": "gap:1366624802", "gap": true, "second": 1366624802, "seen": 100, "creationTime": ...}
+
+``seen`` is how many of the second are listed. Such a row has no type and no direction.
+
+Messages never change, and leave the capped collection without a word: a missing one is no deletion.
+``newestMessageTimestamp`` is not used: it may be that of the list that was not cut, or 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from pollwire.errors import Malformed, Misconfigured, PollwireError, Rejected, Restart, Unavailable
+from pollwire.model import (
+    KNOWN_EMPTY,
+    Account,
+    BadRow,
+    Checking,
+    Fetch,
+    Page,
+    Request,
+    Response,
+    Row,
+    Seen,
+    Start,
+    Stream,
+)
+from pollwire.providers import INSTANT_MS_MAX, canonical_id, rows_of, setting
+
+PATH: Final = "/services/rest/user/allMessages"
+
+#: Several writers, whose clocks differ a little.
+MESSAGES: Final = Stream(overlap_s=120, reread_s=300, cache_s=0, path="message-store")
+
+#: A list of so many rows is full: it may have been cut.
+ROWS_MAX: Final = 100
+
+#: A check that is cut looks only so far back the next time; what lies between is for the delta.
+CATCH_UP_S: Final = 3600
+
+LISTS: Final = {"incomingMessages": "Inbound", "outgoingMessages": "Outbound"}
+
+#: What a status is, and what to do about it. Any other but 0 is no answer at all.
+REFUSALS: Final[Mapping[str, tuple[type[PollwireError], str]]] = {
+    "1": (Misconfigured, "a required parameter is missing; check username and password"),
+    "2": (Misconfigured, "a parameter is not valid; check credential.username"),
+    "3": (Rejected, "wrong username or password; set the right ones, more tries may block it"),
+    "4": (Rejected, "the user is blocked; have the reseller unblock it"),
+    "200": (Rejected, "there is no such user; correct credential.username"),
+    "220": (Rejected, "the user is not activated yet; activate it at the provider"),
+    "9999": (Unavailable, "an internal error of the provider; it is tried again"),
+}
+
+#: What the normal form says under a name of ours, and what is not published.
+RENAMED: Final = {"documentId", "text", "timestamp", "from", "recipient", "recpipent", "password"}
+
+_MARK = re.compile(r"([0-9]{1,12}):[0-9a-f]{16}")
+_PLACE = re.compile(r"([0-9]{1,12})(g?)")
+_DIGITS = re.compile(r"[0-9]{1,12}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Answer(NamedTuple):
+    """
+    One answer.
+
+    Attributes:
+        counts: Rows of each list as it came, those that cannot be read among them.
+
+        times: Seconds of the readable rows, by list.
+
+        date_s: The provider's clock.
+    """
+
+    rows: tuple[Row, ...]
+    bad: tuple[BadRow, ...]
+    counts: tuple[int, ...]
+    times: tuple[tuple[int, ...], ...]
+    more: bool
+    date_s: int | None
+
+
+class Step(NamedTuple):
+    """Where the list goes on (``None``: it ends), and a second that cannot be read to its end."""
+
+    since: int | None
+    saturated: int | None = None
+
+
+class Intelli:
+    name = "intelli"
+    hosts: Mapping[str, str] = MappingProxyType({"api": "https://mc5.smartmessagingservices.net"})
+    streams: Mapping[str, Stream] = MappingProxyType({"messages": MESSAGES})
+    check_needs_credential = True
+    shares_rate = False
+
+    def check(self, account: Account, seen: Seen) -> Checking:
+        """
+        Look for unseen ids; the mark is a second, and a hash of the ids listed after it.
+
+        The second is where the next check starts: an overlap before the newest message, or as far
+        as this one got, if it was cut. Then it has moved, and the mark is another one.
+        """
+        known = _MARK.fullmatch(seen.raw)
+        since = int(known[1]) if known else 0
+        answer = _read((yield _request(account, since)))
+        if not any(answer.counts) and (seen.raw or not answer.more):
+            return seen if seen.raw else Seen(raw=KNOWN_EMPTY)
+        onward, date_s = _onward(answer, since).since, answer.date_s
+        if onward is None:
+            # A message from the future moves nothing: all that follow would be older than it.
+            past = [at for at in _all(answer) if date_s is None or at <= date_s]
+            after = max([since, *(at - MESSAGES.overlap_s for at in past)])
+        else:
+            after = onward if date_s is None else max(onward, date_s - CATCH_UP_S)
+        ids = {row.id for row in answer.rows if row.at_ms > after * 1000}
+        text = "\n".join(sorted(ids | {bad.key for bad in answer.bad}))
+        raw = f"{after}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        return seen if raw == seen.raw else Seen(raw=raw)
+
+    def marks(self, account: Account, raw: str) -> dict[str, str]:
+        if raw in ("", KNOWN_EMPTY):
+            return {}
+        if not _MARK.fullmatch(raw):
+            raise Malformed("the mark is no second with a hash")
+        return {"messages": raw}
+
+    def delta(self, account: Account, stream: str, start: Start, fetch: Fetch) -> Iterator[Page]:
+        place = _PLACE.fullmatch(start.resume or _first(start.since_ms))
+        if not place:
+            raise Restart(f"{stream}: the place to go on from is no second")
+        since: int | None = int(place[1])
+        told = since if place[2] else None
+        while since is not None:
+            answer = _read(fetch(_request(account, since)))
+            since, second = _onward(answer, since)
+            rows, gaps = answer.rows, 0
+            if second is not None and second != told:
+                rows, gaps = (*rows, _gap(second, _all(answer).count(second))), 1
+            told = second
+            resume = "" if since is None else f"{since}g" if since == told else f"{since}"
+            date_ms = None if answer.date_s is None else answer.date_s * 1000
+            yield Page(rows, answer.bad, resume, date_ms=date_ms, whole=False, gaps=gaps)
+
+
+def _first(since_ms: int | None) -> str:
+    # Everything, if that is asked for. Else a second earlier: its own may not be listed.
+    return "0" if since_ms is None else str(max(0, since_ms // 1000 - 1))
+
+
+def _onward(answer: Answer, since: int) -> Step:
+    """
+    Say where the list goes on after an answer that began at *since*: always later than that.
+
+    Raises:
+        Malformed: More is announced, and nothing listed says where it would start.
+    """
+    full = [at for at, rows in zip(answer.times, answer.counts, strict=True) if rows >= ROWS_MAX]
+    if not full and not (answer.more and any(answer.counts)):
+        return Step(None)
+    cut = full or [at for at in answer.times if at]
+    if not cut or not all(cut):
+        raise Malformed("timestamp: none can be read in a list that was cut")
+    ends = [(_end(at, answer.date_s), min(at)) for at in cut]
+    if not full:
+        # One of the lists was cut, or both were: the first that gets us on.
+        ends = [one for one in ends if one[0] > since + 1] or [max(ends)]
+    end, begin = min(ends)
+    if end > since + 1:
+        # At least one second is read again, lest messages of the last one are skipped; and some
+        # more, as rows may be a little out of order. A quarter, lest pages hardly get on.
+        again_s = min(MESSAGES.overlap_s, (end - max(begin, since)) // 4)
+        return Step(end - max(again_s, 1))
+    if end < since:
+        if answer.more:
+            raise Malformed("timestamp: a list that was cut has only older ones than asked for")
+        return Step(None)
+    # A row of *since* itself shows that it is listed; so will be the next second, all of it.
+    is_listed = since in _all(answer)
+    is_saturated = answer.more and not (is_listed and end == since + 1)
+    return Step(since + 1, end if is_saturated else None)
+
+
+def _end(times: tuple[int, ...], date_s: int | None) -> int:
+    """Find the newest second of a list; one from the future counts only if there is no other."""
+    past = [at for at in times if date_s is None or at <= date_s + MESSAGES.overlap_s]
+    return max(past or times)
+
+
+def _all(answer: Answer) -> list[int]:
+    return [at for times in answer.times for at in times]
+
+
+def _request(account: Account, since: int) -> Request:
+    username = setting(account.credential, "username", "credential")
+    password = setting(account.credential, "password", "credential")
+    if re.search(r"\s", username) or not username.isprintable():
+        raise Misconfigured("credential.username is like 1234321@reseller, no spaces; correct it")
+    if _SURROGATE.search(password):
+        raise Misconfigured("credential.password holds half a character; correct it")
+    form = {"username": username, "password": password, "since": str(since)}
+    return Request(f"{account.hosts['api']}{PATH}", method="POST", form=form, secret=True)
+
+
+def _read(response: Response) -> Answer:
+    """
+    Read an answer, its status before anything else.
+
+    Raises:
+        Malformed: It has no status that we know, or lacks a list: that is not an empty one.
+    """
+    body = response.json()
+    _raise_for_status(body.get("status"))
+    lists = [
+        rows_of(body.get(name), name, partial(_row, direction)) for name, direction in LISTS.items()
+    ]
+    more = str(body.get("hasMoreMessages")).lower()
+    if more not in ("true", "false"):
+        raise Malformed("hasMoreMessages: true or false is expected")
+    return Answer(
+        rows=tuple(row for rows, _ in lists for row in rows),
+        bad=tuple(row for _, bad in lists for row in bad),
+        counts=tuple(len(rows) + len(bad) for rows, bad in lists),
+        times=tuple(tuple(row.at_ms // 1000 for row in rows) for rows, _ in lists),
+        more=more == "true",
+        date_s=None if response.date_ms is None else response.date_ms // 1000,
+    )
+
+
+def _raise_for_status(value: object) -> None:
+    is_number = isinstance(value, int | str) and not isinstance(value, bool)
+    status = str(value) if is_number else ""
+    if status == "0":
+        return
+    if status in REFUSALS:
+        kind, remedy = REFUSALS[status]
+        raise kind(f"status {status}: {remedy}")
+    # It is not repeated: it may be a text of any kind.
+    raise Malformed("status: it is missing, or has no known meaning")
+
+
+def _row(direction: str, raw: dict[str, Any]) -> Row:
+    """
+    Turn one of the provider's messages into ours.
+
+    Raises:
+        Malformed: Its id or its timestamp is not what it should be.
+    """
+    identity, at_s = canonical_id(raw.get("documentId"), "documentId"), _second(raw)
+    sender, called = raw.get("from"), raw.get("recipient") or raw.get("recpipent")
+    said = {
+        "id": identity,
+        "type": "SMS",
+        "direction": direction,
+        "creationTime": _iso(at_s),
+        "from": None if sender is None else {"phoneNumber": _phone(sender)},
+        "to": None if called is None else [{"phoneNumber": _phone(called)}],
+        "subject": raw.get("text"),
+    }
+    body = {name: value for name, value in raw.items() if name not in RENAMED}
+    body |= {name: value for name, value in said.items() if value is not None}
+    return Row(identity, str(at_s), at_s * 1000, body, type="SMS", direction=direction)
+
+
+def _gap(second: int, seen: int) -> Row:
+    identity = f"gap:{second}"
+    said = {"gap": True, "second": second, "seen": seen, "creationTime": _iso(second)}
+    return Row(identity, str(second), second * 1000, {"id": identity, **said})
+
+
+def _second(raw: Mapping[str, Any]) -> int:
+    value = raw.get("timestamp")
+    if isinstance(value, str) and _DIGITS.fullmatch(value):
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        value = -1
+    if 0 <= value <= INSTANT_MS_MAX // 1000:
+        return value
+    raise Malformed("timestamp: whole seconds since the epoch are expected")
+
+
+def _phone(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _iso(at_s: int) -> str:
+    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=at_s)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,609 @@
+"""
+RingCentral: the messages and the calls of one extension. ``account.id`` is the extension's id.
+
+    POST {api}/restapi/oauth/token    Basic client, a JWT -> access_token; shared by all workers
+    GET  {api}/restapi/v1.0/account/{accountId}/extension/{id}/...
+        message-sync    syncType=FSync -> records[], syncInfo{syncToken, olderRecordsExist}
+                        syncType=ISync -> what changed since the token; id + availability if deleted
+        presence        detailedTelephonyState=true -> the user's state and the latest seven calls
+
+A check asks for both, with a sync token of its own, and stores
+
+    {"message-store": mark, "presence": mark, "sync": token, "known": [what the overlap repeats]}
+
+A sync token stands for its filters too, dates among them: every full sync begins in the far past,
+and the token kept is that of its first page, whose frame is open to the future.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from pollwire.errors import Malformed, Misconfigured, Rejected, Restart
+from pollwire.events import canonical, digest, iso
+from pollwire.model import (
+    NOTHING,
+    OK,
+    Account,
+    Checking,
+    Fetch,
+    Page,
+    Request,
+    Response,
+    Row,
+    Seen,
+    Start,
+    Stream,
+)
+from pollwire.providers import canonical_id, iso_ms, rows_of, setting
+
+#: Presence as seed 002 has it, but for the calls and what is said of them.
+CONTEXT: Final = (
+    *("presenceStatus", "userStatus", "dndStatus"),
+    *("allowSeeMyPresence", "ringOnMonitoredCall", "pickUpCallsOnHold"),
+)
+
+#: What follows from the calls, or says nothing of the user: no part of the user's own state.
+NO_STATE: Final = {
+    *("uri", "extension", "activeCalls", "totalActiveCalls", "sequence", "presenceStatus"),
+    *("telephonyStatus", "aggregatedTelephonyStatus", "cxTelephonyStatus"),
+}
+
+STREAMS: Final = {
+    "message-store": Stream(overlap_s=10, path="message-store", reconcile_s=86_400),
+    "presence": Stream(
+        overlap_s=10,
+        cache_s=3,
+        snapshot=True,
+        path="presence?detailedTelephonyState=true",
+        flat=True,
+        # Every call's event carries them; the user's own state has its own row, under ``state``.
+        volatile=frozenset({"telephonyStatus", *CONTEXT}),
+    ),
+}
+
+JWT_GRANT: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+PERMISSION: Final = {"CMN-401", "CMN-404", "CMN-408"}
+
+#: The default is a day by one document and a week by another.
+DATE_FROM: Final = "2000-01-01T00:00:00.000Z"
+
+#: What others ask for; the most that is allowed is not documented.
+RECORDS: Final = 250
+
+#: When a token is lost, messages created this long before the cursor are listed again: a full sync
+#: goes by creation, so that a change shows under it only.
+RESYNC_MS: Final = 30 * 86_400_000
+
+#: The server repeats 5 s of changes; so many of them are known again.
+REPEATED_MS: Final = 10_000
+KNOWN_MAX: Final = 16
+
+#: Of more calls than these the latest are listed: one that is not listed may go on.
+CALLS_MAX: Final = 7
+
+TYPES: Final = {name.lower(): name for name in ("VoiceMail", "SMS", "Fax", "Pager")}
+DIRECTIONS: Final = {name.lower(): name for name in ("Inbound", "Outbound")}
+
+_OWN_ID: Final = re.compile(r"~|[0-9]{1,20}")
+_MARK: Final = re.compile(r"([0-9]{1,15})-[0-9a-f]{16}")
+
+Asking = Generator[Request, Response, Response]
+
+
+class RingCentral:
+    name = "ringcentral"
+    hosts: Mapping[str, str] = MappingProxyType({"api": "https://platform.ringcentral.com"})
+    streams: Mapping[str, Stream] = MappingProxyType(STREAMS)
+    check_needs_credential = True
+    shares_rate = False
+
+    def check(self, account: Account, seen: Seen) -> Checking:
+        session = _Session(account)
+        stored = _stored(seen.raw)
+        messages = yield from _check_messages(session, stored)
+        presence = yield from _check_presence(session)
+        refused = [one for one in (messages["message-store"], presence) if _is_refused(one)]
+        if len(refused) == len(STREAMS):
+            raise Rejected("RingCentral refuses messages and presence: the user lacks permissions")
+        raw = canonical({**messages, "presence": presence})
+        return seen if raw == seen.raw else Seen(raw=raw)
+
+    def marks(self, account: Account, raw: str) -> dict[str, str]:
+        if not raw:
+            return {}
+        stored = _stored(raw)
+        if not stored:
+            raise Malformed("what is stored of RingCentral's answers cannot be read")
+        # A stream without permission is left alone; it is asked for again at every check.
+        return {name: stored[name] for name in STREAMS if not _is_refused(stored[name])}
+
+    def delta(self, account: Account, stream: str, start: Start, fetch: Fetch) -> Iterator[Page]:
+        session = _Session(account)
+        if stream == "presence":
+            if start.resume:
+                raise Restart("presence: there is one page only")
+            query = {"detailedTelephonyState": "true"}
+            response = _fetched(session.get("presence", query), fetch)
+            yield _presence(account, response)
+            return
+        place = _place(start)
+        if place.to_ms is None and place.token:
+            yield from _changed(session, place.token, fetch)
+        else:
+            yield from _listed(session, place, start.since_ms, fetch)
+
+
+class _Session:
+    """
+    What one check or one delta asks; the token is renewed once at most.
+
+    Attributes:
+        account: Whose it is.
+    """
+
+    def __init__(self, account: Account) -> None:
+        owner = account.settings.get("accountId") or "~"
+        if not _OWN_ID.fullmatch(account.id):
+            raise Misconfigured("account.id is not RingCentral's extension id (digits); correct it")
+        if not _OWN_ID.fullmatch(owner):
+            raise Misconfigured("settings.accountId is neither digits nor ~; correct it")
+        self.account = account
+        self._path = f"/restapi/v1.0/account/{owner}/extension/{account.id}/"
+        self._renewed = False
+
+    def get(
+        self, path: str, query: Mapping[str, str] = NOTHING, expect: frozenset[int] = OK
+    ) -> Asking:
+        """
+        Ask, and again with a new token if the one at hand is refused.
+
+        Raises:
+            Rejected: The new one is refused as well, or none is given.
+        """
+        if not self.account.token.value:
+            yield from self._renew()
+        response = yield self._request(path, query, expect)
+        if response.status == 401 and not self._renewed:
+            yield from self._renew()
+            response = yield self._request(path, query, expect)
+        if response.status == 401:
+            raise Rejected("RingCentral refuses an access token it has just given")
+        return response
+
+    def _request(self, path: str, query: Mapping[str, str], expect: frozenset[int]) -> Request:
+        return Request(
+            f"{self.account.hosts['api']}{self._path}{path}",
+            query=query,
+            headers={
+                "Authorization": f"Bearer {self.account.token.value}",
+                "Accept": "application/json",
+            },
+            expect=expect | {401},
+            secret=True,
+        )
+
+    def _renew(self) -> Generator[Request, Response, None]:
+        self._renewed = True
+        client, secret, jwt = (
+            setting(self.account.credential, name, "credential")
+            for name in ("client_id", "client_secret", "jwt")
+        )
+        basic = base64.b64encode(f"{client}:{secret}".encode()).decode()
+        response = yield Request(
+            f"{self.account.hosts['api']}/restapi/oauth/token",
+            method="POST",
+            headers={"Authorization": f"Basic {basic}", "Accept": "application/json"},
+            form={"grant_type": JWT_GRANT, "assertion": jwt},
+            expect=frozenset({200, 400, 401}),
+            secret=True,
+        )
+        if response.status != 200:
+            raise Rejected(f"RingCentral gives no token for the credential: {response.status}")
+        token = response.json().get("access_token")
+        if not isinstance(token, str) or not token or not (token.isascii() and token.isprintable()):
+            raise Malformed("access_token is missing, or no header can carry it")
+        self.account.token.value = token
+
+
+def _fetched(asking: Asking, fetch: Fetch) -> Response:
+    try:
+        request = next(asking)
+        while True:
+            request = asking.send(fetch(request))
+    except StopIteration as stop:
+        response: Response = stop.value
+        return response
+
+
+# The check.
+
+
+def _check_messages(
+    session: _Session, stored: Mapping[str, Any]
+) -> Generator[Request, Response, dict[str, Any]]:
+    """Ask what changed since the stored token; return what to store."""
+    expect = frozenset({200, 400, 403})
+    before = {name: stored[name] for name in ("message-store", "known", "sync") if name in stored}
+    token, response = before.get("sync", ""), None
+    if token:
+        query = {"syncType": "ISync", "syncToken": token}
+        response = yield from session.get("message-sync", query, expect)
+    is_lost = response is not None and _is_lost(response)
+    if response is None or is_lost:
+        # The newest one is enough to begin with; after a lost token, what changed meanwhile.
+        query = _full_query(RECORDS if is_lost else 1)
+        response = yield from session.get("message-sync", query, expect - {400})
+    if response.status == 403:
+        return {"message-store": _refusal(response)}
+    sync = _sync(response)
+    found = {_hash(one): _instant(one, "lastModifiedTime") for one in sync.records}
+    match = _MARK.fullmatch(before.get("message-store", ""))
+    newest_ms = int(match[1]) if match else 0
+    news = found.keys() - set(before.get("known", ()))
+    if is_lost:
+        # All there is was listed again: news is what is newer than anything seen so far.
+        news = {one for one in news if found[one] > newest_ms}
+    if token and not news:
+        return {**before, "sync": sync.token} if is_lost else before
+    newest_ms = max([newest_ms, *found.values()])
+    # What cannot be dated (a deletion) may be repeated like the newest.
+    recent = sorted((-(at_ms or newest_ms), one) for one, at_ms in found.items())
+    known = [one for at, one in recent[:KNOWN_MAX] if newest_ms + at <= REPEATED_MS]
+    mark = f"{newest_ms}-{hashlib.sha256(canonical(sorted(found)).encode()).hexdigest()[:16]}"
+    return {"message-store": mark, "known": sorted(known), "sync": sync.token}
+
+
+def _check_presence(session: _Session) -> Generator[Request, Response, str]:
+    query = {"detailedTelephonyState": "true"}
+    response = yield from session.get("presence", query, frozenset({200, 403}))
+    if response.status == 403:
+        return _refusal(response)
+    page = _presence(session.account, response)
+    volatile = STREAMS["presence"].volatile
+    said = [
+        sorted((row.id, digest(row, volatile)) for row in page.rows),
+        sorted(bad.key for bad in page.bad),
+        page.whole,
+    ]
+    return hashlib.sha256(canonical(said).encode()).hexdigest()[:32]
+
+
+def _stored(raw: str) -> dict[str, Any]:
+    """Read what a check stored; nothing if it cannot be read."""
+    with suppress(ValueError):
+        stored = json.loads(raw)
+        if isinstance(stored, dict) and all(isinstance(stored.get(name), str) for name in STREAMS):
+            return stored
+    return {}
+
+
+def _refusal(response: Response) -> str:
+    code = _error(response)[0]
+    if code not in PERMISSION:
+        raise Rejected("RingCentral refuses the account: 403")
+    return f"403 {code}"
+
+
+def _is_refused(mark: str) -> bool:
+    return mark.startswith("403 ")
+
+
+def _hash(record: object) -> str:
+    return hashlib.sha256(canonical(record).encode()).hexdigest()[:10]
+
+
+def _instant(record: object, name: str) -> int:
+    """Read an instant of a record; 0 if there is none that can be read."""
+    with suppress(Malformed):
+        if isinstance(record, dict):
+            return iso_ms(record.get(name), name)
+    return 0
+
+
+# Messages.
+
+
+class _Sync(NamedTuple):
+    """An answer of message-sync."""
+
+    records: list[Any]
+    token: str
+    older: bool | None
+
+
+class _Place(NamedTuple):
+    """Where a list goes on: messages created until then, under the token of the first page."""
+
+    token: str = ""
+    to_ms: int | None = None
+
+
+def _place(start: Start) -> _Place:
+    if not start.resume:
+        return _Place(start.cursor)
+    with suppress(ValueError, TypeError):
+        place = _Place(*json.loads(start.resume))
+        if isinstance(place.token, str) and isinstance(place.to_ms, int | None):
+            return place
+    raise Restart("message-store: the place to go on from cannot be read")
+
+
+def _changed(session: _Session, token: str, fetch: Fetch) -> Iterator[Page]:
+    """
+    List what changed since a token.
+
+    Raises:
+        Restart: The token is no longer valid.
+    """
+    told: dict[str, int] = {}
+    before: set[str] = set()
+    more = True
+    while more:
+        query = {"syncType": "ISync", "syncToken": token}
+        response = _fetched(session.get("message-sync", query, frozenset({200, 400})), fetch)
+        if _is_lost(response):
+            raise Restart("message-store: RingCentral wants a full synchronization")
+        sync = _sync(response)
+        rows, bad = rows_of(sync.records, "records", partial(_message, session.account))
+        # A deletion without a time is later than what was told of the message before.
+        rows = tuple(row if row.at_ms else replace(row, at_ms=told.get(row.id, 0)) for row in rows)
+        told |= {row.id: row.at_ms for row in rows}
+        found = {_hash(record) for record in sync.records}
+        # There are no pages, but a full answer may not be all; the overlap is repeated for 5 s.
+        more = len(sync.records) >= RECORDS and not found <= before
+        before, token = found, sync.token
+        resume = canonical(_Place(token)) if more else ""
+        yield Page(rows, bad, resume, token, response.date_ms, whole=False)
+
+
+def _listed(session: _Session, place: _Place, since_ms: int | None, fetch: Fetch) -> Iterator[Page]:
+    """List messages, newest first, back to the first one or to some time before *since_ms*."""
+    floor_ms = 0 if since_ms is None else max(0, since_ms - RESYNC_MS)
+    token, to_ms = place
+    more = True
+    while more:
+        until = {} if to_ms is None else {"dateTo": iso(to_ms)}
+        query = {**_full_query(RECORDS), **until}
+        response = _fetched(session.get("message-sync", query), fetch)
+        sync = _sync(response)
+        token = token or sync.token
+        rows, bad = rows_of(sync.records, "records", partial(_message, session.account))
+        step = _older(sync, to_ms, floor_ms)
+        to_ms, more = step.to_ms, step.to_ms is not None
+        resume = canonical(_Place(token, to_ms)) if more else ""
+        whole = step.whole and since_ms is None
+        yield Page(rows, bad, resume, token, response.date_ms, whole, step.gaps)
+
+
+class _Step(NamedTuple):
+    """Until when the next page goes, or ``None`` if there is none; what the list may lack."""
+
+    to_ms: int | None
+    whole: bool = True
+    gaps: int = 0
+
+
+def _older(sync: _Sync, to_ms: int | None, floor_ms: int) -> _Step:
+    """
+    Say where a list goes on.
+
+    Its dates may be cut to seconds, and it is not said whether ``dateTo`` is part of it: the next
+    page begins with the second after the oldest message, so some are listed twice.
+    """
+    if sync.older is False:
+        return _Step(None)
+    if sync.older is None and len(sync.records) < RECORDS:
+        return _Step(None, whole=False)
+    created = [at_ms for one in sync.records if (at_ms := _instant(one, "creationTime"))]
+    if not created:
+        return _Step(None, whole=False, gaps=1)
+    if to_ms is not None and max(created) > to_ms + 1000:
+        raise Malformed("dateTo: messages created later are listed; the list would never end")
+    oldest_ms = min(created)
+    if oldest_ms < floor_ms:
+        return _Step(None, whole=False)
+    next_ms = (oldest_ms // 1000 + 1) * 1000
+    if to_ms is None or next_ms < to_ms:
+        return _Step(next_ms)
+    # One second fills a page, or more than one: what else it holds cannot be asked for.
+    full = len(sync.records) >= RECORDS
+    return _Step(to_ms - 1000, whole=not full, gaps=int(full))
+
+
+def _full_query(records: int) -> dict[str, str]:
+    return {"syncType": "FSync", "dateFrom": DATE_FROM, "recordCount": str(records)}
+
+
+def _sync(response: Response) -> _Sync:
+    body = response.json()
+    records, info = body.get("records"), body.get("syncInfo")
+    if not isinstance(records, list):
+        raise Malformed("records: a list is expected")
+    token = info.get("syncToken") if isinstance(info, dict) else None
+    if not isinstance(info, dict) or not isinstance(token, str) or not token:
+        raise Malformed("syncInfo.syncToken is missing")
+    older = info.get("olderRecordsExist")
+    return _Sync(records, token, older if isinstance(older, bool) else None)
+
+
+def _is_lost(response: Response) -> bool:
+    """Tell whether the sync token is no longer valid."""
+    if response.status != 400:
+        return False
+    code, parameter, message = _error(response)
+    if code == "MSG-333" or code.startswith("CLG-10"):
+        return True
+    if code == "CMN-101" and (parameter == "syncToken" or "syncToken" in message):
+        return True
+    raise Malformed("message-sync: 400, and not for the sync token")
+
+
+def _error(response: Response) -> tuple[str, str, str]:
+    """Read an error's code, parameter and message; empty for what it does not say."""
+    body: dict[str, Any] = {}
+    with suppress(Malformed):
+        body = response.json()
+    errors = body.get("errors")
+    first = errors[0] if isinstance(errors, list) and errors else {}
+    said = {**first, **body} if isinstance(first, dict) else body
+    names = ("errorCode", "parameterName", "message")
+    code, parameter, message = (str(said.get(name) or "") for name in names)
+    return code, parameter, message
+
+
+def _message(account: Account, raw: dict[str, Any]) -> Row:
+    """
+    Turn a message, or what is left of a deleted one, into a row.
+
+    Raises:
+        Malformed: A field is not what it should be, or the row is another extension's.
+    """
+    identity = canonical_id(raw.get("id"))
+    extension = account.id
+    if raw.get("extensionId") is not None:
+        extension = _own_extension(account, raw["extensionId"])
+    deleted = str(raw.get("availability")).lower() in ("deleted", "purged")
+    times = {name: raw[name] for name in ("creationTime", "lastModifiedTime") if raw.get(name)}
+    instants = {name: iso_ms(value, name) for name, value in times.items()}
+    if not times and not deleted:
+        raise Malformed("lastModifiedTime: neither a time of change nor one of creation")
+    said = {
+        name: names.get(raw[name].lower(), raw[name])
+        for name, names in (("type", TYPES), ("direction", DIRECTIONS))
+        if isinstance(raw.get(name), str)
+    }
+    body = _with_ids(raw, ("conversationId", "extensionId")) | said
+    body |= {"id": identity} | {name: iso(at_ms) for name, at_ms in instants.items()}
+    if isinstance(raw.get("conversation"), dict):
+        body["conversation"] = _with_ids(raw["conversation"], ("id",))
+    if isinstance(raw.get("attachments"), list):
+        body["attachments"] = [
+            _with_ids(one, ("id",)) if isinstance(one, dict) else one for one in raw["attachments"]
+        ]
+    return Row(
+        identity,
+        next(reversed(times.values()), ""),
+        next(reversed(instants.values()), 0),
+        body,
+        deleted,
+        said.get("type", "") if said.get("type") in TYPES.values() else "",
+        said.get("direction", "") if said.get("direction") in DIRECTIONS.values() else "",
+        extension,
+    )
+
+
+def _own_extension(account: Account, value: object) -> str:
+    extension = canonical_id(value, "extensionId")
+    if account.id not in ("~", extension):
+        raise Malformed("extensionId: it is another extension's")
+    return extension
+
+
+def _with_ids(raw: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Write ids as text: they exceed what a float can hold, and come as numbers or as text."""
+    ids = {name: canonical_id(raw[name], name) for name in names if raw.get(name) is not None}
+    return {**raw, **ids}
+
+
+# Calls.
+
+
+def _presence(account: Account, response: Response) -> Page:
+    """
+    Turn presence into a row for the user's state and one for each call.
+
+    A row of a call is an event of seed 002 about this call alone. One that has ended without it
+    being said how is left out: gone for good once it was missing twice.
+
+    Raises:
+        Malformed: It is no answer about presence, or another extension's.
+    """
+    answer = response.json()
+    if not isinstance(answer.get("presenceStatus"), str):
+        raise Malformed("presenceStatus is missing")
+    of = answer.get("extension")
+    of = of if isinstance(of, dict) and of.get("id") is not None else {"id": account.id}
+    extension = _own_extension(account, of["id"])
+    context: dict[str, Any] = {name: answer[name] for name in CONTEXT if name in answer}
+    listed = answer.get("activeCalls")
+    calls = [] if listed is None else listed
+    if isinstance(calls, list):
+        calls = [call for call in calls if not _is_tentative(call)]
+    read = partial(_call, extension, context, response.date_ms or 0)
+    rows, bad = rows_of(calls, "activeCalls", read)
+    # Of two legs under one id the one that goes on counts, and the later row counts.
+    rows = tuple(sorted(rows, key=lambda row: (not row.deleted, not _is_no_call(row.body), row.id)))
+    return Page(
+        (_state(extension, context, answer), *rows),
+        bad,
+        date_ms=response.date_ms,
+        whole=not bad and _lists_all(answer, listed),
+    )
+
+
+def _lists_all(answer: Mapping[str, Any], listed: list[Any] | None) -> bool:
+    """Tell whether a call that is not listed has ended."""
+    if not listed:
+        # It contradicts itself, or it is of a kind that has no calls.
+        return bool(answer.get("telephonyStatus") == "NoCall")
+    return len(listed) < CALLS_MAX
+
+
+def _state(extension: str, context: Mapping[str, Any], answer: Mapping[str, Any]) -> Row:
+    said = {name: answer[name] for name in answer if name == "telephonyStatus"}
+    state = {name: value for name, value in answer.items() if name not in NO_STATE}
+    body = {"extensionId": _number(extension), **said, **context, "state": state}
+    return Row("presence", "", 0, body, extension=extension)
+
+
+def _call(extension: str, context: Mapping[str, Any], now_ms: int, raw: dict[str, Any]) -> Row:
+    """
+    Turn an active call into a row.
+
+    Args:
+        now_ms: When the provider answered; 0 if it did not say.
+    """
+    call = _with_ids(raw, ("id", "sessionId", "telephonySessionId", "partyId"))
+    session = call.get("telephonySessionId") or call.get("sessionId")
+    leg = call.get("partyId") or call.get("id")
+    identity = canonical_id(":".join(filter(None, (session, leg))))
+    ended = str(raw.get("terminationType")).lower() == "final" and _is_no_call(raw)
+    status = raw.get("telephonyStatus")
+    said = {} if status is None else {"telephonyStatus": status}
+    owner = {"extensionId": _number(extension)}
+    direction = raw.get("direction")
+    over = {"telephonyStatus": "NoCall", "terminationType": "final", "inferred": True}
+    return Row(
+        identity,
+        "",
+        now_ms if ended else 0,
+        {**owner, **said, "activeCalls": [call], **context},
+        ended,
+        direction=direction if isinstance(direction, str) else "",
+        extension=extension,
+        # The rest of presence is left out: it will be out of date then.
+        keep={**owner, "telephonyStatus": "NoCall", "activeCalls": [call | over]},
+    )
+
+
+def _is_no_call(call: Mapping[str, Any]) -> bool:
+    return bool(call.get("telephonyStatus") == "NoCall")
+
+
+def _is_tentative(call: object) -> bool:
+    return isinstance(call, dict) and _is_no_call(call) and not call.get("terminationType")
+
+
+def _number(extension: str) -> int | str:
+    """Write an extension's id as seed 002 does."""
+    return int(extension) if extension.isascii() and extension.isdigit() else extension
