@@ -100,27 +100,36 @@ def make_missing(stop: Stop) -> None:
 
         Stopped: What was begun is made again by the next run.
     """
-    missing = [folder for folder in ENVIRONMENTS if not is_made(folder)]
-    if not missing:
+    if not _missing():
         return
     _require_tools()
-    say = Progress()
     with Lock("environments", "makes the environments; wait until it is done"):
-        say(f"making {' and '.join(missing)}, once; this takes a minute or two")
-        with Processes(WORK / "logs", stop) as processes, ThreadPoolExecutor() as pool:
-            work = {pool.submit(make, folder, processes): folder for folder in missing}
-            while work:
-                done, _ = wait(work, PROGRESS_S, FIRST_COMPLETED)
-                for future in done:
-                    folder = work.pop(future)
-                    try:
-                        future.result()
-                    except BaseException:
-                        stop.set()  # So that the other one ends, too.
-                        raise
-                    say(f"{folder} is ready")
-                for folder in work.values():
-                    say(f"{folder}: {_last_line(processes.log(folder.removeprefix('.')))}")
+        # Another run may have made them in between, and uses them by now.
+        if missing := _missing():
+            _make_all(missing, stop)
+
+
+def _missing() -> list[str]:
+    return [folder for folder in ENVIRONMENTS if not is_made(folder)]
+
+
+def _make_all(missing: list[str], stop: Stop) -> None:
+    say = Progress()
+    say(f"making {' and '.join(missing)}, once; this takes a minute or two")
+    with Processes(WORK / "logs", stop) as processes, ThreadPoolExecutor() as pool:
+        work = {pool.submit(make, folder, processes): folder for folder in missing}
+        while work:
+            done, _ = wait(work, PROGRESS_S, FIRST_COMPLETED)
+            for future in done:
+                folder = work.pop(future)
+                try:
+                    future.result()
+                except BaseException:
+                    stop.set()  # So that the other one ends, too.
+                    raise
+                say(f"{folder} is ready")
+            for folder in work.values():
+                say(f"{folder}: {_last_line(processes.log(folder.removeprefix('.')))}")
 
 
 class Lock:

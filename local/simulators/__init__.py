@@ -46,6 +46,13 @@ class Simulator(Protocol):
 def registered() -> Mapping[str, Callable[[], Simulator]]:
     """All simulators by the name of their provider. Adding one adds its line here."""
     from local.simulators.intelli import Intelli
+    from local.simulators.kirimdev import Kirimdev
+    from local.simulators.ringcentral import RingCentral
     from local.simulators.youmail import YouMail
 
-    return {"youmail": YouMail, "intelli": Intelli}
+    return {
+        "youmail": YouMail,
+        "intelli": Intelli,
+        "kirimdev": Kirimdev,
+        "ringcentral": RingCentral,
+    }

@@ -332,7 +332,11 @@ class Intelli:
         if method == "POST":
             kind = headers.get("content-type", "").partition(";")[0]
             form = kind == "application/x-www-form-urlencoded"
-            asked = dict(parse_qsl(body.decode(), keep_blank_values=True)) if form else {}
+            asked = (
+                dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
+                if form
+                else {}
+            )
         return _json(self._messages(asked))
 
     def _messages(self, asked: Mapping[str, str]) -> dict[str, Any]:

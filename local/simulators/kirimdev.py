@@ -403,6 +403,7 @@ class Kirimdev:
         rates = self._take_token(organisation)
         if method != "GET":
             raise _Refused(404, "not_found", "resource_not_found", **rates)
+        answer: dict[str, Any]
         etag = ""
         try:
             match path.strip("/").split("/"):
@@ -502,7 +503,7 @@ class Kirimdev:
         limit = int(query.get("limit", "25"))
         page, more = rows[:limit], len(rows) > limit
         cursor = _sealed(shape, number + 1, _place(page[-1], bool(since))) if more else None
-        newest = max((_iso(row.updated_us) for row in page), default="0")
+        newest = max((str(_iso(row.updated_us)) for row in page), default="0")
         unread = max((row.fields["unread_count"] for row in page), default=0)
         etag = f'W/"{newest}:{unread}:{len(page)}{":more" if more else ""}"'
         data = [
@@ -562,7 +563,7 @@ class Kirimdev:
         if self._random.randrange(100) < self.dropped:
             lists = stream == "conversations"
             for key in list(self._cache):
-                if key[0] == account and (key[1] == identity or lists != key[1].startswith("msg_")):
+                if key[0] == account and lists != key[1].startswith("msg_"):
                     del self._cache[key]
         self.journal.append(Change(stream, kind, identity, at_us // 1000, account))
 

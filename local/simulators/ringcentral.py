@@ -102,7 +102,7 @@ class _Budget:
 
 @dataclass
 class _Fault:
-    path_prefix: str
+    path_part: str
     kind: str
     times: int
 
@@ -406,7 +406,7 @@ class RingCentral:
         headers: Mapping[str, str],
         body: bytes,
     ) -> Answer:
-        fault = next((f for f in self._faults if f.times and f.path_prefix in path), None)
+        fault = next((f for f in self._faults if f.times and f.path_part in path), None)
         if fault is None:
             return self._route(method, path, query, headers, body)
         fault.times -= 1

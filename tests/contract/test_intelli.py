@@ -836,7 +836,9 @@ def test_a_message_that_arrives_between_two_pages_is_found(simulator, wire):
     arrived = []
     simulator.on_page = lambda since: arrived.append(simulator.receive(ACCOUNT.id))
 
-    assert arrived[0] in ids(rows(wire)) if rows(wire) else False
+    found = rows(wire)
+
+    assert arrived[0] in ids(found)
 
 
 def test_what_the_capped_collection_dropped_is_no_deletion(simulator, wire):
@@ -1055,11 +1057,16 @@ def test_a_stored_answer_that_cannot_be_read_is_as_good_as_none(simulator, wire)
 @semantics
 @pytest.mark.parametrize("order", ["time", "inserted"])
 @pytest.mark.parametrize("cut", ["lists", "union"])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_every_message_is_told_once_whatever_happens(
     simulator, wire, clock, inclusive, order, cut, seed
 ):
-    """Bursts, ties, late messages and silence; the journal is what a poller must not lose."""
+    """
+    Bursts, ties, late messages and silence; the journal is what a poller must not lose.
+
+    Not sorted, a burst cannot always be read to its end: what is cut off may be older than all that
+    is listed. Then it is a gap.
+    """
     chance = random.Random(f"{seed} {inclusive} {order} {cut}")
     simulator.configure(inclusive=inclusive, order=order, cut=cut)
     follower = Follower(wire, clock)
@@ -1077,7 +1084,10 @@ def test_every_message_is_told_once_whatever_happens(
             pass
     follower.drain()
 
-    assert set(follower.told()) == {change.id for change in simulator.journal}
+    made = {change.id for change in simulator.journal}
+    assert set(follower.told()) <= made
+    assert set(follower.told()) == made or (follower.gaps and order == "inserted")
+    assert not follower.gaps or order == "inserted"
     assert set(follower.told().values()) == {1}
     assert {change.kind for change in follower.changes} == {"created"}
     deltas = follower.deltas

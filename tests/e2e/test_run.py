@@ -6,17 +6,24 @@ It takes about a minute, most of it `sam deploy` and the provider's pace.
 
 from __future__ import annotations
 
+import http.client
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import boto3
 import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from local.demo import NEW_ACCOUNT, SEED_ACCOUNT, Activity, now_ms
 from local.processes import Stop
 from local.run import Customer, Follower, Ledger, Stack
+from local.stack import ACCOUNT, REGION, STACK
 
 #: All changes have arrived after 20 to 30 s; a busy machine may take longer.
 ARRIVED_S = 90
@@ -39,8 +46,11 @@ def test_every_change_arrives_once_as_its_event_and_a_filter_lets_its_part_throu
         _make_changes(Activity(stack.simulators["youmail"], ledger, _say, "1"))
 
         received = _receive_all(everything, ledger)
-        filtered = [json.loads(text) for text in contacts.receive()]
+        wanted = [event for event in received if event["body"]["stream"] == "contact"]
+        filtered = _receive(contacts, len(wanted))
+        _see_what_is_refused(stack)
 
+    assert not any(_answers(url) for url in _urls(stack))
     assert ledger.outstanding() == []
     assert ledger.repeated == 0
     assert _told(received) >= {
@@ -57,9 +67,9 @@ def test_every_change_arrives_once_as_its_event_and_a_filter_lets_its_part_throu
     # What was there before is known, and no news; a new user's all is.
     before = {"On holiday"}
     assert not [event for event in received if event["body"]["record"].get("name") in before]
-    assert [_identity(event) for event in filtered] == [
-        _identity(event) for event in received if event["body"]["stream"] == "contact"
-    ]
+    # SNS keeps the order of an account, not that of accounts.
+    assert len(wanted) == 2
+    assert sorted(map(_identity, filtered)) == sorted(map(_identity, wanted))
 
 
 def _make_changes(activity: Activity) -> None:
@@ -87,6 +97,88 @@ def _receive_all(follower: Follower, ledger: Ledger) -> list[dict[str, Any]]:
             events.append(json.loads(text))
             ledger.received(events[-1], now_ms())
     return events
+
+
+def _receive(follower: Follower, count: int) -> list[dict[str, Any]]:
+    """Receive until there are so many, and then whatever else is there."""
+    events: list[dict[str, Any]] = []
+    deadline_s = time.monotonic() + ARRIVED_S
+    while len(events) < count and time.monotonic() < deadline_s:
+        events += map(json.loads, follower.receive())
+    return [*events, *map(json.loads, follower.receive())]
+
+
+def _see_what_is_refused(stack: Stack) -> None:
+    """The template's own roles and policies are enforced, and let through what they should."""
+    check = _as_role(stack, "CheckRole")
+    table, topic = stack.outputs["StateTableName"], stack.outputs["EventsTopicArn"]
+    key = {"pk": {"S": "connection"}, "sk": {"S": "demo"}}
+    message = {
+        "TopicArn": topic,
+        "Message": "{}",
+        "MessageGroupId": "forged",
+        "MessageDeduplicationId": "forged",
+    }
+
+    # That the roles of delta may publish, every event has shown.
+    assert "Item" in check("dynamodb").get_item(TableName=table, Key=key)
+    assert _refusal(lambda: check("dynamodb").scan(TableName=table))
+    assert _refusal(lambda: check("dynamodb").delete_item(TableName=table, Key=key))
+    assert _refusal(lambda: check("sns").publish(**message))
+    # The topic's policy, as everything else is root's.
+    assert _refusal(lambda: stack.client("sns").publish(**message))
+    assert "Attributes" in stack.client("sns").get_topic_attributes(TopicArn=topic)
+
+
+def _as_role(stack: Stack, logical_id: str) -> Callable[[str], Any]:
+    """Take a function's role, as its worker does: root lets root have it, and changes no more."""
+    found = stack.client("cloudformation").describe_stack_resource(
+        StackName=STACK, LogicalResourceId=logical_id
+    )
+    name = found["StackResourceDetail"]["PhysicalResourceId"]
+    iam = stack.client("iam")
+    arn = iam.get_role(RoleName=name)["Role"]["Arn"]
+    root = {"Effect": "Allow", "Principal": {"AWS": ACCOUNT}, "Action": "sts:AssumeRole"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [root]})
+    iam.update_assume_role_policy(RoleName=name, PolicyDocument=document)
+    session = stack.client("sts").assume_role(RoleArn=arn, RoleSessionName="test")["Credentials"]
+
+    def client(service: str) -> Any:
+        made: Any = boto3.Session(
+            aws_access_key_id=session["AccessKeyId"],
+            aws_secret_access_key=session["SecretAccessKey"],
+            aws_session_token=session["SessionToken"],
+            region_name=REGION,
+        )
+        return made.client(service, endpoint_url=stack.endpoint, config=Config(proxies={}))
+
+    return client
+
+
+def _refusal(call: Callable[[], object]) -> bool:
+    """Tell whether a call is refused for who makes it, and not for what it asks."""
+    try:
+        call()
+    except ClientError as error:
+        refusals = ("AccessDenied", "AccessDeniedException", "AuthorizationError")
+        return error.response["Error"]["Code"] in refusals
+    return False
+
+
+def _urls(stack: Stack) -> list[str]:
+    return [stack.endpoint, *(simulated.url for simulated in stack.simulators.values())]
+
+
+def _answers(url: str) -> bool:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=5)
+    try:
+        connection.request("GET", "/")
+        connection.getresponse()
+    except ConnectionError:
+        return False
+    finally:
+        connection.close()
+    return True
 
 
 def _subscribe(stack: Stack, policy: dict[str, list[str]]) -> str:

@@ -423,7 +423,14 @@ def test_a_flat_body_has_the_fields_of_the_seed_and_a_sequence_of_our_own():
 
     path = "/restapi/v1.0/account/133128004/extension/133165004/presence"
     assert shown["event"] == f"{path}?detailedTelephonyState=true"
-    assert shown["body"] == RINGING | OURS
+    assert shown["body"] == OURS | RINGING | {"sequence": 7}
+
+
+@pytest.mark.parametrize(
+    "name", ["provider", "connection", "stream", "change", "revision", "sequence"]
+)
+def test_a_flat_row_does_not_hide_what_is_ours(name):
+    assert presence(body={**RINGING, name: "the row's own"})["body"][name] == OURS[name]
 
 
 def test_a_flat_body_above_the_limit_keeps_the_fields_that_are_ours():

@@ -169,7 +169,7 @@ def _same(old: Record, row: Row, content: str) -> bool:
 
 def _is_doubtful(old: Record, row: Row, content: str, stream: Stream, now_ms: int) -> bool:
     """Tell whether a row is older than what we know, and was not seen so for long enough."""
-    if not 0 < row.at_ms < old.at_ms:
+    if not 0 < row.at_ms < old.at_ms or row.rank > old.rank:
         return False
     return old.back_digest != content or now_ms - old.back_ms < 2000 * stream.cache_s
 

@@ -7,7 +7,9 @@ What can go wrong, named by what to do about it:
     + RateLimited          429, or a provider's own way of saying so
     + Conflict             another worker wrote first; nothing was written
     + NotPublished         SQS or SNS took only part of a batch
-  - Rejected             credentials or permissions: stop asking until an operator acts
+    + Unasked              there was no time to ask; nobody is to blame
+  - Rejected             the credential: leave the account alone, longer each time
+    + Forbidden            one thing only: leave that stream alone
   - Malformed            the provider broke its contract
   - Restart              a saved place in a list is no longer valid: read it from the start
   - Misconfigured        our own input is wrong; names the field and the remedy
@@ -51,8 +53,16 @@ class NotPublished(Retryable):
     """SQS or SNS took only part of a batch. What it refused must be sent again."""
 
 
+class Unasked(Retryable):
+    """There was no time left to ask."""
+
+
 class Rejected(PollwireError):
-    """The provider refuses the credential or the permission; asking again does harm."""
+    """The provider refuses the credential; asking again soon does harm."""
+
+
+class Forbidden(Rejected):
+    """The provider refuses one thing, with a credential that is good."""
 
 
 class Malformed(PollwireError):

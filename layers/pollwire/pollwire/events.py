@@ -88,11 +88,13 @@ class Composer:
             decided_ms: The instant of the decision, our clock.
         """
         row = change.row
-        body = {
+        told = {
             "accountId": self._account,
             "extensionId": row.extension or self._account,
             "lastUpdated": iso(row.at_ms or decided_ms),
             "changes": [{"type": row.type or self._name, COUNTS[change.kind]: 1}],
+        }
+        ours = {
             "provider": self._provider,
             "connection": self._connection,
             "stream": self._name,
@@ -101,6 +103,8 @@ class Composer:
             "sequence": sequence,
         }
         content = row.body if self._stream.flat else {"record": row.body}
+        # A row may spell what is told in its own way; its own sequence does not hide ours.
+        body = {**told, **ours, **content, **ours}
         identity = self._uuid(change)
         envelope = {
             "uuid": identity,
@@ -108,13 +112,13 @@ class Composer:
             "timestamp": iso(decided_ms),
             "subscriptionId": self._subscription,
             "ownerId": self._account,
-            # A row's own sequence, or its own idea of a change, does not hide ours.
-            "body": body | {name: said for name, said in content.items() if name not in body},
+            "body": body,
         }
         text = json.dumps(envelope, ensure_ascii=True)
         if len(text) > EVENT_BYTES_MAX:
             shortened = {"recordId": row.id, "hash": change.digest, "truncated": True}
-            text = json.dumps(envelope | {"body": body | shortened}, ensure_ascii=True)
+            envelope["body"] = {**told, **ours, **shortened}
+            text = json.dumps(envelope, ensure_ascii=True)
         return Event(
             uuid=identity,
             body=text,

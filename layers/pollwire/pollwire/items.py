@@ -224,7 +224,7 @@ def read_stream(item: Item) -> StreamState:
         place=_read_text(item, "place"),
         drained_ms=_read_int(item, "drained_at"),
         reconciled_ms=_read_int(item, "reconciled_at"),
-        drain=_known(Drain, json.loads(item["drain"]["S"])) if "drain" in item else None,
+        drain=_read_drain(item),
         outbox=_unpack_events(item["outbox"]["B"]) if "outbox" in item else (),
         seq=_read_int(item, "seq"),
         failures=_read_int(item, "failures"),
@@ -270,6 +270,14 @@ def _pack_events(events: Sequence[Event]) -> bytes:
 
 def _unpack_events(packed: bytes) -> tuple[Event, ...]:
     return tuple(_known(Event, one) for one in json.loads(zlib.decompress(packed)))
+
+
+def _read_drain(item: Item) -> Drain | None:
+    """Read a drain; one that cannot be read begins anew, from the cursor."""
+    try:
+        return _known(Drain, json.loads(item["drain"]["S"]))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
 
 
 def _known(noun: type[Noun], written: dict[str, Any]) -> Noun:

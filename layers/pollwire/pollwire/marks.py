@@ -15,16 +15,19 @@ enough has read its stream to the end:
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 from pollwire.errors import Malformed
 from pollwire.model import KNOWN_EMPTY, Seen
 
-#: Marks of one stream that may be pending together. At the limit the new answer is not kept, so it
-#: differs again at the next check: nothing is lost, and the account's item stays small.
+#: Marks of one stream that may be pending together, so that the account's item stays small. Beyond
+#: that the oldest makes room: what answers for the newest answers for all.
 PENDING_PER_STREAM_MAX = 8
+
+#: How an element begins.
+ELEMENT = re.compile(r"[^@]+@[0-9]{1,16}@")
 
 #: Mark of an element that asks for a stream to be listed from end to end, whatever its cursor.
 FULL = "full"
@@ -43,11 +46,14 @@ class Step:
 
         pending: Elements to add to the account's pending set.
 
+        dropped: Elements to take out of it: a newer one of their stream asks for more.
+
         was_empty: The provider knew nothing of the account until now: all there is, is new.
     """
 
     seen: Seen | None
     pending: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
     was_empty: bool = False
 
 
@@ -70,8 +76,11 @@ def unpack(packed: str, now_ms: int, overlap_s: int) -> Seen:
     """
     if not packed:
         return Seen()
-    changed, etag, modified, raw = packed.split("\n", 3)
-    changed_ms = int(changed)
+    try:
+        changed, etag, modified, raw = packed.split("\n", 3)
+        changed_ms = int(changed)
+    except ValueError:
+        return Seen()  # It cannot be read: as if nothing had ever been seen.
     if now_ms - changed_ms < overlap_s * 1000:
         etag = modified = ""
     return Seen(raw, etag, modified, changed_ms)
@@ -98,26 +107,26 @@ def step(
         return None
     before = _readable(old.raw, read)
     changed = {stream: mark for stream, mark in read(new.raw).items() if before.get(stream) != mark}
-    waiting = [split(one) for one in pending]
-    counts = Counter(stream for stream, _, _ in waiting)
     if new.doubtful:
         # What was seen before is not asked for again; once all of it was, the answer is believed.
-        known = {(stream, mark) for stream, _, mark in waiting}
+        known = {(stream, mark) for stream, _, mark in map(split, readable(pending))}
         changed = {s: mark for s, mark in changed.items() if (s, _short(mark)) not in known}
-
-    added = tuple(
-        element(stream, mark, now_ms)
-        for stream, mark in changed.items()
-        if counts[stream] < PENDING_PER_STREAM_MAX
-    )
-    kept = not changed if new.doubtful else len(added) == len(changed)
-    if not kept and not added:
-        return None
+    if new.doubtful and changed:
+        kept = None
+    else:
+        kept = replace(new, changed_ms=now_ms, doubtful=False)
+    waiting = by_stream(pending)
     return Step(
-        seen=replace(new, changed_ms=now_ms, doubtful=False) if kept else None,
-        pending=added,
+        seen=kept,
+        pending=tuple(element(stream, mark, now_ms) for stream, mark in changed.items()),
+        dropped=tuple(one for stream in changed for one in _oldest(waiting.get(stream, ()))),
         was_empty=old.raw == KNOWN_EMPTY and new.raw != KNOWN_EMPTY,
     )
+
+
+def _oldest(elements: Collection[str]) -> list[str]:
+    """Name those that make room for a new one."""
+    return sorted(elements, key=seen_ms)[: max(len(elements) + 1 - PENDING_PER_STREAM_MAX, 0)]
 
 
 def _readable(raw: str, read: Callable[[str], dict[str, str]]) -> dict[str, str]:
@@ -131,6 +140,11 @@ def _readable(raw: str, read: Callable[[str], dict[str, str]]) -> dict[str, str]
 def element(stream: str, mark: str, seen_ms: int) -> str:
     """Write one element of a pending set."""
     return f"{stream}@{seen_ms}@{_short(mark)}"
+
+
+def readable(pending: Iterable[str]) -> list[str]:
+    """Leave out of a pending set what is no element."""
+    return [one for one in pending if ELEMENT.match(one)]
 
 
 def split(element: str) -> tuple[str, int, str]:
@@ -152,7 +166,7 @@ def asks_for_all(pending: Iterable[str]) -> bool:
 def by_stream(pending: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Group the elements of a pending set by their stream, each group sorted."""
     groups: dict[str, list[str]] = {}
-    for one in sorted(pending):
+    for one in sorted(readable(pending)):
         groups.setdefault(split(one)[0], []).append(one)
     return {stream: tuple(group) for stream, group in groups.items()}
 

@@ -179,6 +179,8 @@ class Stream:
 
         flat: The fields of a record are the body of its events, instead of lying under ``record``.
 
+        baseline: What there is at first is recorded without a word; if not, it is news.
+
         reconcile_s: Seconds after which everything is listed once more, to find what the delta
             cannot show (deletions without a tombstone); 0 for never.
 
@@ -191,6 +193,7 @@ class Stream:
     snapshot: bool = False
     path: str | None = None
     flat: bool = False
+    baseline: bool = True
     reconcile_s: int = 0
     volatile: frozenset[str] = frozenset()
 

@@ -20,12 +20,14 @@ from pollwire import due, marks
 from pollwire.drain import Delta
 from pollwire.errors import (
     Conflict,
+    Forbidden,
     Malformed,
     Misconfigured,
     PollwireError,
     RateLimited,
     Rejected,
     Restart,
+    Unasked,
     Unavailable,
 )
 from pollwire.items import Standing
@@ -48,7 +50,9 @@ def schedule(world: World, minute_ms: int) -> Counts:
     """Queue a check for every shard that is due within the minute that starts at *minute_ms*."""
     now_ms = world.clock()
     connections, broken = world.state.connections()
-    jobs = [job for one in connections for job in due.checks_due(one, minute_ms, now_ms)]
+    jobs = [
+        job for one in connections for job in due.checks_due(world.paced(one), minute_ms, now_ms)
+    ]
     sent = world.queues.send_checks(jobs, now_ms)
     return Counter(connections=len(connections), checks=sent, broken=len(broken))
 
@@ -61,7 +65,7 @@ def check(world: World, job: CheckJob) -> Counts:
     connection = world.state.connection(job.connection)
     if connection is None or connection.paused_until_ms > now_ms:
         return Counter(skipped=1)
-    provider = world.provider(connection)
+    provider, connection = world.provider(connection), world.paced(connection)
     counts: Counts = Counter()
     polled = _due_accounts(world, job, connection, provider, now_ms, counts)
 
@@ -97,8 +101,10 @@ def _due_accounts(
 ) -> dict[str, _Poll]:
     """Read the shard's accounts that are due, and what each one's last check brought."""
     overlap_s = max(stream.overlap_s for stream in provider.streams.values())
-    polled = {}
-    for standing in world.state.shard(job.connection, job.shard):
+    polled: dict[str, _Poll] = {}
+    standings, broken = world.state.shard(job.connection, job.shard)
+    counts["broken"] += len(broken)
+    for standing in _turned(standings, job):
         seen = marks.unpack(standing.marks, now_ms, overlap_s)
         if not _is_due(standing, seen, connection, job, now_ms):
             continue
@@ -116,7 +122,7 @@ def _due_accounts(
                 standing.account,
                 name,
                 job.due_ms,
-                _quiet_ms(seen, now_ms),
+                _quiet_ms(standing, seen, now_ms),
                 connection,
                 stream.reconcile_s,
             )
@@ -136,14 +142,21 @@ def _is_due(
     return due.is_due(
         standing.account,
         job.due_ms,
-        _quiet_ms(seen, now_ms),
+        _quiet_ms(standing, seen, now_ms),
         connection.interval_s,
         connection.slowest_s,
     )
 
 
-def _quiet_ms(seen: Seen, now_ms: int) -> int:
-    return now_ms - seen.changed_ms if seen.changed_ms else 0
+def _quiet_ms(standing: Standing, seen: Seen, now_ms: int) -> int:
+    # What is watched may change any moment; what was never seen has not been quiet.
+    return 0 if standing.watched or not seen.changed_ms else now_ms - seen.changed_ms
+
+
+def _turned(standings: list[Standing], job: CheckJob) -> list[Standing]:
+    """Begin at another account each time, so that none is always the one there is no time for."""
+    first = due.stable_hash(str(job.due_ms)) % len(standings) if standings else 0
+    return standings[first:] + standings[:first]
 
 
 def _note_answer(
@@ -155,12 +168,18 @@ def _note_answer(
     counts: Counts,
 ) -> Iterable[str]:
     """Write what one account's answer says, if anything; return what is pending now."""
+    if isinstance(answer, Unasked):
+        counts["unasked"] += 1
+        return poll.standing.pending
     if isinstance(answer, PollwireError):
         raise answer
     standing = poll.standing
     if standing.failures and not standing.pending:
         # With marks pending it is for a delta to say so: a poll may not even need the credential.
-        world.state.note_success(job.connection, job.shard, standing.account)
+        with suppress(Conflict):
+            world.state.note_success(
+                job.connection, job.shard, standing.account, standing.not_before_ms
+            )
     step = marks.step(
         poll.seen,
         answer,
@@ -187,7 +206,7 @@ def _leave_alone(
     counts["failed"] += 1
     counts[_name(error)] += 1
     if not isinstance(error, Conflict):
-        with suppress(Conflict):
+        with suppress(PollwireError):
             world.leave_alone(job, connection, standing, error)
 
 
@@ -229,14 +248,14 @@ def delta(world: World, job: DeltaJob, remaining_ms: Callable[[], int]) -> Count
         return Counter({_name(error): 1})
     try:
         return work.run()
+    except (Unavailable, Malformed, Misconfigured, Restart, Forbidden) as error:
+        # It concerns this stream; the account's others may do well.
+        work.note_trouble(error)
+        return Counter({_name(error): 1})
     except (Rejected, RateLimited) as error:
         work.note_trouble(error)
         with suppress(Conflict):
             world.leave_alone(job, connection, standing, error)
-        return Counter({_name(error): 1})
-    except (Unavailable, Malformed, Misconfigured, Restart) as error:
-        # It concerns this stream; the account's others may do well.
-        work.note_trouble(error)
         return Counter({_name(error): 1})
 
 

@@ -5,11 +5,11 @@ SQS and SNS, in batches of ten. A batch that succeeds in part is a failure: noth
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pollwire import marks
 from pollwire.due import delay_s
 from pollwire.errors import Malformed, NotPublished
 from pollwire.events import group_id
@@ -24,9 +24,6 @@ BATCH_MAX = 10  # SQS and SNS
 #: SNS takes 256 KiB a batch; the rest is for attributes.
 BATCH_BYTES_MAX = 255 * 1024
 ATTRIBUTE_BYTES = 1024
-
-#: How an element of a pending set begins (see :mod:`pollwire.marks`): stream, milliseconds.
-ELEMENT = re.compile(r"[^@]+@[0-9]{1,16}@")
 
 
 class Queues:
@@ -199,10 +196,13 @@ def read_delta(body: str) -> DeltaJob:
         "full": bool,
     }
     fields = _fields(body, kinds, full=False)  # An older version did not say.
+    for name in ("connection", "account", "stream"):
+        if not fields[name]:
+            raise Malformed(f"job.{name}: it is empty")
     pending = fields["pending"]
     if not (pending or fields["full"]):
         raise Malformed("job.pending: it is empty, so nothing asks for this job")
-    if not all(isinstance(one, str) and ELEMENT.match(one) for one in pending):
+    if not all(isinstance(one, str) and marks.ELEMENT.match(one) for one in pending):
         raise Malformed("job.pending: a list of stream@ms@mark is expected")
     return DeltaJob(**{**fields, "pending": tuple(pending)})
 

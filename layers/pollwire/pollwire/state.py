@@ -28,7 +28,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pollwire.errors import Conflict, Misconfigured, Retryable
+from botocore.exceptions import ClientError
+
+from pollwire.errors import Conflict, Malformed, Misconfigured, Retryable
 from pollwire.items import (
     Item,
     Standing,
@@ -115,10 +117,20 @@ class State:
                 f"account {connection.name}/{account} is registered already"
             ) from error
 
-    def shard(self, connection: str, shard: int) -> Iterator[Standing]:
-        """Read all accounts of a shard, eventually consistent: 1 MB a call."""
+    def shard(self, connection: str, shard: int) -> tuple[list[Standing], list[str]]:
+        """
+        Read all accounts of a shard, eventually consistent: 1 MB a call.
+
+        Returns:
+            The accounts, and the names of those that cannot be read.
+        """
+        standings, broken = [], []
         for item in self._query(f"shard#{connection}#{shard}", consistent=False):
-            yield read_standing(item)
+            try:
+                standings.append(read_standing(item))
+            except (KeyError, ValueError, TypeError, AttributeError):
+                broken.append(item["sk"]["S"])
+        return standings, broken
 
     def account(self, connection: str, shard: int, account: str) -> Standing | None:
         """Read an account, or ``None`` if it was removed."""
@@ -145,6 +157,10 @@ class State:
             expression += " ADD pending :pending"
             values[":pending"] = {"SS": list(step.pending)}
         self._update_account(connection, shard, account, expression, values)
+        if step.dropped:
+            # Only now: what asks for more than they do is written.
+            dropped = {":dropped": {"SS": list(step.dropped)}}
+            self._update_account(connection, shard, account, "DELETE pending :dropped", dropped)
 
     def note_failure(
         self, connection: str, shard: int, account: str, not_before_ms: int, trouble: str
@@ -163,14 +179,24 @@ class State:
             {":at": number(not_before_ms), ":trouble": text(trouble), ":one": number(1)},
         )
 
-    def note_success(self, connection: str, shard: int, account: str) -> None:
+    def note_success(self, connection: str, shard: int, account: str, not_before_ms: int) -> None:
         """
-        Forget failures.
+        Forget failures, unless there was another since they were read.
+
+        Args:
+            not_before_ms: As it was read.
 
         Raises:
-            Conflict: The account was removed. It is not brought back.
+            Conflict: The account was removed, or has failed again.
         """
-        self._update_account(connection, shard, account, "REMOVE failures, not_before, trouble", {})
+        self._update_account(
+            connection,
+            shard,
+            account,
+            "REMOVE failures, not_before, trouble",
+            {":read": number(not_before_ms)},
+            " AND not_before = :read",
+        )
 
     def pause_connection(self, connection: str, until_ms: int) -> None:
         """Check nothing over a connection before an instant; a later one stands."""
@@ -246,19 +272,29 @@ class State:
         )
 
     def _update_account(
-        self, connection: str, shard: int, account: str, expression: str, values: dict[str, Any]
+        self,
+        connection: str,
+        shard: int,
+        account: str,
+        expression: str,
+        values: dict[str, Any],
+        condition: str = "",
     ) -> None:
-        arguments: dict[str, Any] = {"ExpressionAttributeValues": values} if values else {}
         try:
             self._client.update_item(
                 TableName=self._table,
                 Key=key(f"shard#{connection}#{shard}", account),
                 UpdateExpression=expression,
-                ConditionExpression="attribute_exists(pk)",
-                **arguments,
+                ConditionExpression=f"attribute_exists(pk){condition}",
+                ExpressionAttributeValues=values,
             )
         except self._client.exceptions.ConditionalCheckFailedException as error:
-            raise Conflict(f"account {connection}/{account} was removed") from error
+            raise Conflict(f"account {connection}/{account} was removed or changed") from error
+        except ClientError as error:
+            # It concerns one account; those after it in the shard shall not wait for it.
+            code = error.response["Error"]["Code"]
+            named = Malformed if code == "ValidationException" else Retryable
+            raise named(f"DynamoDB refused to write account {account}: {code}") from error
 
     # Access tokens
 

@@ -57,6 +57,15 @@ class World:
             raise Misconfigured(f"connection {connection.name}: provider is none of {known}")
         return provider
 
+    def paced(self, connection: Connection) -> Connection:
+        """Slow a connection down to what its provider can tell anything new in."""
+        provider = self.providers.get(connection.provider)
+        fastest_s = provider.fastest_s if provider else 1
+        interval_s = max(connection.interval_s, fastest_s)
+        return replace(
+            connection, interval_s=interval_s, slowest_s=max(connection.slowest_s, interval_s)
+        )
+
     def account(
         self, connection: Connection, provider: Provider, standing: Standing, *, opened: bool
     ) -> Account:
@@ -93,7 +102,7 @@ class World:
         def load() -> str:
             sealed = self.state.token(connection.name, account)
             # One that does not open any more is as good as none: a new one takes its place.
-            with suppress(Misconfigured):
+            with suppress(Misconfigured, KeyError):
                 if sealed:
                     return self.sealer.open(sealed, connection.name, account)["token"]
             return ""

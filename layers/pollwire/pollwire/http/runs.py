@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from pollwire.errors import Malformed, Misconfigured, PollwireError, Unavailable
+from pollwire.errors import Malformed, Misconfigured, PollwireError, Unasked, Unavailable
 from pollwire.http.hosts import Hosts, Origin
 from pollwire.model import Checking, Request, Response, Seen
 
@@ -165,7 +165,7 @@ class Run(Generic[K]):
             yield poll.key, Unavailable("the run's time was up before the answer came")
         for key, checking in self.checks:
             _closed(checking)
-            yield key, Unavailable("the run's time was up before this was asked")
+            yield key, Unasked("the run's time was up before this was asked")
 
 
 def _resumed(

@@ -19,7 +19,7 @@ from pollwire.errors import Malformed, Misconfigured
 from pollwire.model import Account, BadRow, Checking, Fetch, Page, Row, Seen, Start, Stream
 
 #: An id goes into every event, a truncated one as well; no provider's is near this.
-ID_CHARS_MAX = 20_000
+ID_CHARS_MAX = 1_000
 
 #: Half a character: JSON can spell it, UTF-8 cannot.
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -48,6 +48,9 @@ class Provider(Protocol):
 
         check_needs_credential: Its check authenticates, so the credential is opened for it.
 
+        fastest_s: Seconds between two checks of an account at least, whatever its connection says:
+            how long the provider answers from a cache.
+
         shares_rate: All accounts of a connection share one budget at the provider, so that one
             that is asked to slow down slows all of them down.
     """
@@ -56,6 +59,7 @@ class Provider(Protocol):
     hosts: Mapping[str, str]
     streams: Mapping[str, Stream]
     check_needs_credential: bool
+    fastest_s: int
     shares_rate: bool
 
     def check(self, account: Account, seen: Seen) -> Checking:
@@ -208,7 +212,9 @@ def _kind(value: object) -> str:
 def registered() -> Mapping[str, Provider]:
     """All providers by name. Adding one adds its line here."""
     from pollwire.providers.intelli import Intelli
+    from pollwire.providers.kirimdev import Kirimdev
+    from pollwire.providers.ringcentral import RingCentral
     from pollwire.providers.youmail import YouMail
 
-    providers: Iterable[Provider] = (YouMail(), Intelli())
+    providers: Iterable[Provider] = (YouMail(), Intelli(), Kirimdev(), RingCentral())
     return {provider.name: provider for provider in providers}

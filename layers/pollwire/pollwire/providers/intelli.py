@@ -12,8 +12,9 @@ Pages are turned by moving ``since``. Nobody says whether its own second is list
 are sorted, or whether one list can be cut while the other goes on: all of it is taken for possible,
 so the next page starts before the end of this one, and what is listed twice is known by its id.
 
-A second with more messages than a list has room for cannot be read to its end. Its page counts one
-gap and has one row more, in place of the messages that cannot be had:
+A second with more messages than a list has room for cannot be read to its end; nor can one, if the
+rows are out of order by more than a page spans. Its page counts one gap and has one row more, in
+place of the messages that there may be:
 
     {"id": "gap:1366624802", "gap": true, "second": 1366624802, "seen": 100, "creationTime": ...}
 
@@ -30,6 +31,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import accumulate
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -52,8 +54,10 @@ from pollwire.providers import INSTANT_MS_MAX, canonical_id, rows_of, setting
 
 PATH: Final = "/services/rest/user/allMessages"
 
-#: Several writers, whose clocks differ a little.
-MESSAGES: Final = Stream(overlap_s=120, reread_s=300, cache_s=0, path="message-store")
+#: Several writers, whose clocks differ a little. A gap stays one, however much of it is listed.
+MESSAGES: Final = Stream(
+    overlap_s=120, reread_s=300, cache_s=0, path="message-store", volatile=frozenset({"seen"})
+)
 
 #: A list of so many rows is full: it may have been cut.
 ROWS_MAX: Final = 100
@@ -115,6 +119,7 @@ class Intelli:
     hosts: Mapping[str, str] = MappingProxyType({"api": "https://mc5.smartmessagingservices.net"})
     streams: Mapping[str, Stream] = MappingProxyType({"messages": MESSAGES})
     check_needs_credential = True
+    fastest_s = 1
     shares_rate = False
 
     def check(self, account: Account, seen: Seen) -> Checking:
@@ -184,30 +189,38 @@ def _onward(answer: Answer, since: int) -> Step:
     cut = full or [at for at in answer.times if at]
     if not cut or not all(cut):
         raise Malformed("timestamp: none can be read in a list that was cut")
-    ends = [(_end(at, answer.date_s), min(at)) for at in cut]
+    past = [_past(at, answer.date_s) for at in cut]
+    ends = [(max(at), min(at)) for at in past]
     if not full:
         # One of the lists was cut, or both were: the first that gets us on.
         ends = [one for one in ends if one[0] > since + 1] or [max(ends)]
     end, begin = min(ends)
-    if end > since + 1:
-        # At least one second is read again, lest messages of the last one are skipped; and some
-        # more, as rows may be a little out of order. A quarter, lest pages hardly get on.
-        again_s = min(MESSAGES.overlap_s, (end - max(begin, since)) // 4)
-        return Step(end - max(again_s, 1))
+    if end < since and answer.more:
+        raise Malformed("timestamp: a list that was cut has only older ones than asked for")
     if end < since:
-        if answer.more:
-            raise Malformed("timestamp: a list that was cut has only older ones than asked for")
         return Step(None)
+    # At least one second is read again, lest messages of the last one are skipped; more of it if
+    # the rows are out of order, and a quarter in any case, lest those are that were cut off.
+    late_s = max(map(_late_s, past))
+    again_s = min(MESSAGES.overlap_s, max(late_s + 1, (end - max(begin, since)) // 4))
+    if end - again_s > since:
+        return Step(end - again_s)
     # A row of *since* itself shows that it is listed; so will be the next second, all of it.
     is_listed = since in _all(answer)
-    is_saturated = answer.more and not (is_listed and end == since + 1)
-    return Step(since + 1, end if is_saturated else None)
+    is_complete = is_listed and end == since + 1 and not late_s
+    second = min(end, since if is_listed else since + 1)
+    return Step(since + 1, second if answer.more and not is_complete else None)
 
 
-def _end(times: tuple[int, ...], date_s: int | None) -> int:
-    """Find the newest second of a list; one from the future counts only if there is no other."""
+def _past(times: tuple[int, ...], date_s: int | None) -> tuple[int, ...]:
+    """Leave out seconds of the future, unless there are no others."""
     past = [at for at in times if date_s is None or at <= date_s + MESSAGES.overlap_s]
-    return max(past or times)
+    return tuple(past) or times
+
+
+def _late_s(times: tuple[int, ...]) -> int:
+    """Say by how much a list is out of order: 0 if it is sorted."""
+    return max(newest - at for newest, at in zip(accumulate(times, max), times, strict=True))
 
 
 def _all(answer: Answer) -> list[int]:

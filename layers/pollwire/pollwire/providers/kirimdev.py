@@ -59,6 +59,8 @@ CONVERSATIONS: Final = Stream(overlap_s=15, cache_s=8, reconcile_s=3600)
 #: address of a medium is signed anew at every look.
 STATUSES: Final = Stream(overlap_s=10, cache_s=10, volatile=frozenset({"media_url"}))
 
+#: No conversation is older.
+OLDEST_MS: Final = 946_684_800_000
 CHECK_QUERY: Final = {"updated_since": "2000-01-01T00:00:00.000Z", "limit": "25"}
 LIMIT: Final = 100
 
@@ -86,6 +88,7 @@ SLACK_MS: Final = 1_000
 
 VALIDATOR_BYTES_MAX: Final = 256
 CURSOR_CHARS_MAX: Final = 4_096
+STATUS_CHARS_MAX: Final = 64
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _PHONE_NUMBER_ID = re.compile(r"[0-9]{6,20}")
@@ -250,7 +253,7 @@ def _conversation_pages(account: Account, start: Start, fetch: Fetch) -> Iterato
     A validator is never sent: a 304 has no next_cursor, so the list would end without a word.
     """
     # ``updated_since`` is strictly after, and a start takes its own instant in.
-    since = None if start.since_ms is None else max(0, start.since_ms - 1)
+    since = None if start.since_ms is None else max(OLDEST_MS, start.since_ms - 1)
     cursor: str | None = _resumed(start.resume, since) if start.resume else ""
     query = {"limit": str(LIMIT)} | ({} if since is None else {"updated_since": _iso(since)})
     used, previous = {cursor}, None
@@ -388,8 +391,9 @@ def _message(name: str, response: Response) -> dict[str, Any] | None:
     message = body["data"] if isinstance(body.get("data"), dict) else body
     if message.get("id") != name:
         raise Malformed("id: another message than was asked for")
-    if not isinstance(message.get("status"), str) or not message["status"]:
-        raise Malformed("status: a text is expected")
+    status = message.get("status")
+    if not isinstance(status, str) or not 0 < len(status) <= STATUS_CHARS_MAX:
+        raise Malformed("status: a word is expected")
     return message
 
 

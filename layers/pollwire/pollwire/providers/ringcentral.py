@@ -24,12 +24,12 @@ import re
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from pollwire.errors import Malformed, Misconfigured, Rejected, Restart
-from pollwire.events import canonical, digest, iso
 from pollwire.model import (
     NOTHING,
     OK,
@@ -44,9 +44,9 @@ from pollwire.model import (
     Start,
     Stream,
 )
-from pollwire.providers import canonical_id, iso_ms, rows_of, setting
+from pollwire.providers import INSTANT_MS_MAX, canonical_id, iso_ms, rows_of, setting
 
-#: Presence as seed 002 has it, but for the calls and what is said of them.
+#: Presence as notifications have it, but for the calls and what is said of them.
 CONTEXT: Final = (
     *("presenceStatus", "userStatus", "dndStatus"),
     *("allowSeeMyPresence", "ringOnMonitoredCall", "pickUpCallsOnHold"),
@@ -72,7 +72,8 @@ STREAMS: Final = {
 }
 
 JWT_GRANT: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-PERMISSION: Final = {"CMN-401", "CMN-404", "CMN-408"}
+#: The user may not read this one thing: other streams of the extension may do well.
+PERMISSION: Final = ("CMN-401", "CMN-404", "CMN-408")
 
 #: The default is a day by one document and a week by another.
 DATE_FROM: Final = "2000-01-01T00:00:00.000Z"
@@ -85,7 +86,6 @@ RECORDS: Final = 250
 RESYNC_MS: Final = 30 * 86_400_000
 
 #: The server repeats 5 s of changes; so many of them are known again.
-REPEATED_MS: Final = 10_000
 KNOWN_MAX: Final = 16
 
 #: Of more calls than these the latest are listed: one that is not listed may go on.
@@ -96,6 +96,7 @@ DIRECTIONS: Final = {name.lower(): name for name in ("Inbound", "Outbound")}
 
 _OWN_ID: Final = re.compile(r"~|[0-9]{1,20}")
 _MARK: Final = re.compile(r"([0-9]{1,15})-[0-9a-f]{16}")
+HASH_CHARS: Final = 16
 
 Asking = Generator[Request, Response, Response]
 
@@ -105,6 +106,7 @@ class RingCentral:
     hosts: Mapping[str, str] = MappingProxyType({"api": "https://platform.ringcentral.com"})
     streams: Mapping[str, Stream] = MappingProxyType(STREAMS)
     check_needs_credential = True
+    fastest_s = 3
     shares_rate = False
 
     def check(self, account: Account, seen: Seen) -> Checking:
@@ -115,7 +117,7 @@ class RingCentral:
         refused = [one for one in (messages["message-store"], presence) if _is_refused(one)]
         if len(refused) == len(STREAMS):
             raise Rejected("RingCentral refuses messages and presence: the user lacks permissions")
-        raw = canonical({**messages, "presence": presence})
+        raw = _canonical({**messages, "presence": presence})
         return seen if raw == seen.raw else Seen(raw=raw)
 
     def marks(self, account: Account, raw: str) -> dict[str, str]:
@@ -225,9 +227,6 @@ def _fetched(asking: Asking, fetch: Fetch) -> Response:
         return response
 
 
-# The check.
-
-
 def _check_messages(
     session: _Session, stored: Mapping[str, Any]
 ) -> Generator[Request, Response, dict[str, Any]]:
@@ -238,7 +237,7 @@ def _check_messages(
     if token:
         query = {"syncType": "ISync", "syncToken": token}
         response = yield from session.get("message-sync", query, expect)
-    is_lost = response is not None and _is_lost(response)
+    is_lost = response is not None and response.status == 400
     if response is None or is_lost:
         # The newest one is enough to begin with; after a lost token, what changed meanwhile.
         query = _full_query(RECORDS if is_lost else 1)
@@ -255,12 +254,14 @@ def _check_messages(
         news = {one for one in news if found[one] > newest_ms}
     if token and not news:
         return {**before, "sync": sync.token} if is_lost else before
-    newest_ms = max([newest_ms, *found.values()])
+    # Not beyond the provider's clock: a time to come would hide all that follows.
+    now_ms = (response.date_ms or INSTANT_MS_MAX) + 1000
+    newest_ms = max([newest_ms, *(min(at_ms, now_ms) for at_ms in found.values())])
     # What cannot be dated (a deletion) may be repeated like the newest.
     recent = sorted((-(at_ms or newest_ms), one) for one, at_ms in found.items())
-    known = [one for at, one in recent[:KNOWN_MAX] if newest_ms + at <= REPEATED_MS]
-    mark = f"{newest_ms}-{hashlib.sha256(canonical(sorted(found)).encode()).hexdigest()[:16]}"
-    return {"message-store": mark, "known": sorted(known), "sync": sync.token}
+    known = sorted(one for _, one in recent[:KNOWN_MAX])
+    mark = f"{newest_ms}-{_hash(sorted(found))}"
+    return {"message-store": mark, "known": known, "sync": sync.token}
 
 
 def _check_presence(session: _Session) -> Generator[Request, Response, str]:
@@ -271,11 +272,9 @@ def _check_presence(session: _Session) -> Generator[Request, Response, str]:
     page = _presence(session.account, response)
     volatile = STREAMS["presence"].volatile
     said = [
-        sorted((row.id, digest(row, volatile)) for row in page.rows),
-        sorted(bad.key for bad in page.bad),
-        page.whole,
+        [row.id, {name: row.body[name] for name in row.body.keys() - volatile}] for row in page.rows
     ]
-    return hashlib.sha256(canonical(said).encode()).hexdigest()[:32]
+    return _hash([said, sorted(bad.key for bad in page.bad), page.whole])
 
 
 def _stored(raw: str) -> dict[str, Any]:
@@ -288,18 +287,28 @@ def _stored(raw: str) -> dict[str, Any]:
 
 
 def _refusal(response: Response) -> str:
-    code = _error(response)[0]
-    if code not in PERMISSION:
-        raise Rejected("RingCentral refuses the account: 403")
-    return f"403 {code}"
+    with suppress(Malformed):
+        code = response.json().get("errorCode")
+        if code in PERMISSION:
+            return f"403 {code}"
+    raise Rejected("RingCentral refuses the account: 403")
 
 
 def _is_refused(mark: str) -> bool:
     return mark.startswith("403 ")
 
 
-def _hash(record: object) -> str:
-    return hashlib.sha256(canonical(record).encode()).hexdigest()[:10]
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()[:HASH_CHARS]
+
+
+def _iso(at_ms: int) -> str:
+    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=at_ms)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _instant(record: object, name: str) -> int:
@@ -308,9 +317,6 @@ def _instant(record: object, name: str) -> int:
         if isinstance(record, dict):
             return iso_ms(record.get(name), name)
     return 0
-
-
-# Messages.
 
 
 class _Sync(NamedTuple):
@@ -333,7 +339,7 @@ def _place(start: Start) -> _Place:
         return _Place(start.cursor)
     with suppress(ValueError, TypeError):
         place = _Place(*json.loads(start.resume))
-        if isinstance(place.token, str) and isinstance(place.to_ms, int | None):
+        if place.token and isinstance(place.token, str) and isinstance(place.to_ms, int | None):
             return place
     raise Restart("message-store: the place to go on from cannot be read")
 
@@ -351,7 +357,8 @@ def _changed(session: _Session, token: str, fetch: Fetch) -> Iterator[Page]:
     while more:
         query = {"syncType": "ISync", "syncToken": token}
         response = _fetched(session.get("message-sync", query, frozenset({200, 400})), fetch)
-        if _is_lost(response):
+        if response.status == 400:
+            # MSG-333, CMN-101 and others: nothing but the token is sent that could be wrong.
             raise Restart("message-store: RingCentral wants a full synchronization")
         sync = _sync(response)
         rows, bad = rows_of(sync.records, "records", partial(_message, session.account))
@@ -362,7 +369,7 @@ def _changed(session: _Session, token: str, fetch: Fetch) -> Iterator[Page]:
         # There are no pages, but a full answer may not be all; the overlap is repeated for 5 s.
         more = len(sync.records) >= RECORDS and not found <= before
         before, token = found, sync.token
-        resume = canonical(_Place(token)) if more else ""
+        resume = _canonical(_Place(token)) if more else ""
         yield Page(rows, bad, resume, token, response.date_ms, whole=False)
 
 
@@ -372,7 +379,7 @@ def _listed(session: _Session, place: _Place, since_ms: int | None, fetch: Fetch
     token, to_ms = place
     more = True
     while more:
-        until = {} if to_ms is None else {"dateTo": iso(to_ms)}
+        until = {} if to_ms is None else {"dateTo": _iso(to_ms)}
         query = {**_full_query(RECORDS), **until}
         response = _fetched(session.get("message-sync", query), fetch)
         sync = _sync(response)
@@ -380,7 +387,7 @@ def _listed(session: _Session, place: _Place, since_ms: int | None, fetch: Fetch
         rows, bad = rows_of(sync.records, "records", partial(_message, session.account))
         step = _older(sync, to_ms, floor_ms)
         to_ms, more = step.to_ms, step.to_ms is not None
-        resume = canonical(_Place(token, to_ms)) if more else ""
+        resume = _canonical(_Place(token, to_ms)) if more else ""
         whole = step.whole and since_ms is None
         yield Page(rows, bad, resume, token, response.date_ms, whole, step.gaps)
 
@@ -412,7 +419,7 @@ def _older(sync: _Sync, to_ms: int | None, floor_ms: int) -> _Step:
     oldest_ms = min(created)
     if oldest_ms < floor_ms:
         return _Step(None, whole=False)
-    next_ms = (oldest_ms // 1000 + 1) * 1000
+    next_ms = min((oldest_ms // 1000 + 1) * 1000, INSTANT_MS_MAX)
     if to_ms is None or next_ms < to_ms:
         return _Step(next_ms)
     # One second fills a page, or more than one: what else it holds cannot be asked for.
@@ -434,31 +441,6 @@ def _sync(response: Response) -> _Sync:
         raise Malformed("syncInfo.syncToken is missing")
     older = info.get("olderRecordsExist")
     return _Sync(records, token, older if isinstance(older, bool) else None)
-
-
-def _is_lost(response: Response) -> bool:
-    """Tell whether the sync token is no longer valid."""
-    if response.status != 400:
-        return False
-    code, parameter, message = _error(response)
-    if code == "MSG-333" or code.startswith("CLG-10"):
-        return True
-    if code == "CMN-101" and (parameter == "syncToken" or "syncToken" in message):
-        return True
-    raise Malformed("message-sync: 400, and not for the sync token")
-
-
-def _error(response: Response) -> tuple[str, str, str]:
-    """Read an error's code, parameter and message; empty for what it does not say."""
-    body: dict[str, Any] = {}
-    with suppress(Malformed):
-        body = response.json()
-    errors = body.get("errors")
-    first = errors[0] if isinstance(errors, list) and errors else {}
-    said = {**first, **body} if isinstance(first, dict) else body
-    names = ("errorCode", "parameterName", "message")
-    code, parameter, message = (str(said.get(name) or "") for name in names)
-    return code, parameter, message
 
 
 def _message(account: Account, raw: dict[str, Any]) -> Row:
@@ -483,7 +465,7 @@ def _message(account: Account, raw: dict[str, Any]) -> Row:
         if isinstance(raw.get(name), str)
     }
     body = _with_ids(raw, ("conversationId", "extensionId")) | said
-    body |= {"id": identity} | {name: iso(at_ms) for name, at_ms in instants.items()}
+    body |= {"id": identity} | {name: _iso(at_ms) for name, at_ms in instants.items()}
     if isinstance(raw.get("conversation"), dict):
         body["conversation"] = _with_ids(raw["conversation"], ("id",))
     if isinstance(raw.get("attachments"), list):
@@ -515,15 +497,12 @@ def _with_ids(raw: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {**raw, **ids}
 
 
-# Calls.
-
-
 def _presence(account: Account, response: Response) -> Page:
     """
     Turn presence into a row for the user's state and one for each call.
 
-    A row of a call is an event of seed 002 about this call alone. One that has ended without it
-    being said how is left out: gone for good once it was missing twice.
+    A row of a call has the body of a notification about this call alone. One that has ended without
+    it being said how is left out: gone for good once it was missing twice.
 
     Raises:
         Malformed: It is no answer about presence, or another extension's.
@@ -605,5 +584,5 @@ def _is_tentative(call: object) -> bool:
 
 
 def _number(extension: str) -> int | str:
-    """Write an extension's id as seed 002 does."""
+    """Write an extension's id as notifications do."""
     return int(extension) if extension.isascii() and extension.isdigit() else extension
