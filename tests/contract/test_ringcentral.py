@@ -265,10 +265,10 @@ def test_the_story_of_the_seed(simulator, clock, messages, presence):
         "pickUpCallsOnHold": False,
     }
     # Pollwire writes ids as text, and says so of its own accord.
-    assert {name: rings["body"][name] for name in seed} == seed | {"extensionId": EXTENSION}
+    assert {name: rings["body"][name] for name in seed} == seed | {"extensionId": int(EXTENSION)}
     seed["telephonyStatus"] = "NoCall"
     seed["activeCalls"] = [active | {"telephonyStatus": "NoCall", "terminationType": "final"}]
-    assert {name: ended["body"][name] for name in seed} == seed | {"extensionId": EXTENSION}
+    assert {name: ended["body"][name] for name in seed} == seed | {"extensionId": int(EXTENSION)}
     assert ended["body"]["sequence"] == rings["body"]["sequence"] + 1
     assert left["body"]["extensionId"] == EXTENSION
     assert left["body"]["lastUpdated"] == "2016-10-26T16:46:22.553Z"
@@ -1324,7 +1324,7 @@ def test_a_call_is_not_told_again_for_what_happens_to_others(simulator, clock, p
 
     assert "activeCalls" not in event["body"]
     assert event["body"]["dndStatus"] == "TakeAllCalls"
-    assert event["body"]["extensionId"] == EXTENSION
+    assert event["body"]["extensionId"] == int(EXTENSION)
     simulator.hang_up(first)
     assert kinds(presence.drain()) == ["deleted"]
 
@@ -1390,7 +1390,7 @@ def test_a_call_that_vanishes_is_closed_by_inference_at_the_second_sighting(
 
     assert event["body"]["change"] == "deleted"
     assert event["body"]["telephonyStatus"] == "NoCall"
-    assert event["body"]["extensionId"] == EXTENSION
+    assert event["body"]["extensionId"] == int(EXTENSION)
     assert event["body"]["activeCalls"] == [
         {
             "id": "448115d0d81241fcaf4fc0d0b01c0ef9",

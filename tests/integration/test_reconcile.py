@@ -97,6 +97,7 @@ class Shelf:
 
     name = "shelf"
     check_needs_credential = False
+    fastest_s = 1
 
     def __init__(self) -> None:
         self.hosts = {"api": HOST}

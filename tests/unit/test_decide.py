@@ -208,8 +208,14 @@ def test_a_record_remembers_its_rank():
     assert decide([SENT], known, STREAM, LIVE, NOW_MS) == Decision()
 
 
-def test_an_older_row_of_higher_rank_waits_as_any_other():
+def test_an_older_row_of_higher_rank_is_believed_at_once():
     decision = run([row(at_ms=4000, text="read", rank=2)], record(SENT, rank=1))
+
+    assert (kinds(decision), decision.unsettled) == (["updated"], False)
+
+
+def test_an_older_row_of_equal_rank_waits_as_any_other():
+    decision = run([row(at_ms=4000, text="unsent", rank=1)], record(SENT, rank=1))
 
     assert (decision.changes, decision.unsettled) == ((), True)
 

@@ -294,7 +294,7 @@ def asks_for(text: str, event: dict) -> bool:
     path, _, said = event["event"].partition("?")
     body = event["body"]
     if wanted.startswith("/pollwire/"):
-        path = f"/pollwire/v1/{body['provider']}/account/{event['ownerId']}/{body['stream']}"
+        path = f"/pollwire/v1/{body['provider']}/account/{body['accountId']}/{body['stream']}"
     places = list(zip(wanted.split("/"), path.split("/"), strict=False))
     known = {**dict(parse_qsl(said)), "change": body["change"]}
     asked: dict[str, set[str]] = {}
@@ -328,7 +328,8 @@ def events(draw) -> tuple[dict, dict[str, str]]:
         extension=draw(st.sampled_from(["", *ACCOUNTS])) if stream.path else "",
     )
     kind = draw(st.sampled_from(["created", "updated", "deleted"]))
-    maker = Composer(provider, "acme", draw(st.sampled_from(ACCOUNTS)), name, stream, "s")
+    owner = draw(st.sampled_from(["", *ACCOUNTS])) if stream.path else ""
+    maker = Composer(provider, "acme", draw(st.sampled_from(ACCOUNTS)), name, stream, "s", owner)
     event = maker.event(Change(kind, row, digest(row), 1), 1, 1)
     return json.loads(event.body), dict(event.attributes)
 

@@ -28,7 +28,7 @@ LEVELS = {name: level for level, names in enumerate(ORDER) for name in names}
 #: Who may import what does I/O.
 ADAPTERS = {
     "boto3": {"wiring"},
-    "botocore": {"state", "queues", "secrets", "wiring"},
+    "botocore": {"state", "queues", "secrets", "wiring", "batches"},
     "requests": {"http"},
     "urllib3": {"http"},
     "pycurl": {"http"},

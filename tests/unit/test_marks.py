@@ -194,10 +194,12 @@ def test_a_long_mark_in_doubt_is_known_again():
     assert second.seen is not None
 
 
-def test_a_doubtful_answer_at_the_limit_writes_nothing():
+def test_a_doubtful_answer_at_the_limit_is_asked_for_and_not_kept():
     full = pending("entry", marks.PENDING_PER_STREAM_MAX)
 
-    assert step("entry=12", "entry=1", full, doubtful=True) is None
+    found = step("entry=12", "entry=1", full, doubtful=True)
+
+    assert (found.seen, streams(found), len(found.dropped)) == (None, ["entry"], 1)
 
 
 # The limit
@@ -211,10 +213,15 @@ def test_one_below_the_limit_is_still_added():
     assert (found.seen is not None, streams(found)) == (True, ["entry"])
 
 
-def test_at_the_limit_the_answer_is_not_kept_so_that_it_differs_again():
+def test_at_the_limit_the_oldest_makes_room():
+    """What answers for the newest mark answers for all before it."""
     full = pending("entry", marks.PENDING_PER_STREAM_MAX)
 
-    assert step("entry=1", "entry=2", full) is None
+    found = step("entry=1", "entry=2", full)
+
+    assert found.seen.raw == "entry=2"
+    assert streams(found) == ["entry"]
+    assert found.dropped == (min(full, key=marks.seen_ms),)
 
 
 def test_a_stream_at_the_limit_does_not_hold_up_the_others():
@@ -222,8 +229,9 @@ def test_a_stream_at_the_limit_does_not_hold_up_the_others():
 
     found = step("entry=1,contact=1", "entry=2,contact=2", full)
 
-    assert found.seen is None
-    assert streams(found) == ["contact"]
+    assert found.seen.raw == "entry=2,contact=2"
+    assert streams(found) == ["contact", "entry"] or streams(found) == ["entry", "contact"]
+    assert [marks.split(one)[0] for one in found.dropped] == ["entry"]
 
 
 def test_no_first_news_is_forgotten_at_the_limit():
@@ -247,7 +255,7 @@ def test_every_change_that_was_seen_is_pending_or_differs_again(changes):
         truth[stream] = mark
         raw = ",".join(f"{name}={value}" for name, value in truth.items())
         found = marks.step(Seen(kept), Seen(raw), waiting, read, now_ms)
-        waiting |= set(found.pending) if found else set()
+        waiting = (waiting | set(found.pending)) - set(found.dropped) if found else waiting
         kept = found.seen.raw if found and found.seen else kept
         if settle and marks.by_stream(waiting).get(stream):
             waiting -= set(marks.by_stream(waiting)[stream])

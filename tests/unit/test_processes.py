@@ -271,9 +271,12 @@ def test_a_stop_stays():
 
 def test_a_stop_can_be_asked_for_any_number_of_times():
     stop = Stop()
-    for _ in range(100_000):  # A pipe holds 64 KB.
-        stop.set()
+    # A pipe holds 64 KB; a thread, as it might wait for room for ever.
+    asking = threading.Thread(target=lambda: [stop.set() for _ in range(100_000)], daemon=True)
+    asking.start()
+    asking.join(LIMIT_S)
 
+    assert not asking.is_alive()
     assert stop.wait(0)
 
 

@@ -42,7 +42,7 @@ def read(raw: dict) -> Row:
         pytest.param(" a b ", " a b ", id="spaces are kept"),
         pytest.param("a|b/c#d", "a|b/c#d", id="separators are kept"),
         pytest.param("é😀", "é😀", id="beyond ASCII"),
-        pytest.param("x" * 10_240, "x" * 10_240, id="ten kilobytes"),
+        pytest.param("x" * 1_000, "x" * 1_000, id="as long as allowed"),
     ],
 )
 def test_an_id_is_a_number_or_a_text(value, identity):

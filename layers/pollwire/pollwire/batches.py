@@ -11,6 +11,7 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.batch import BasePartialProcessor
 from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
+from botocore.exceptions import ClientError
 
 from pollwire.errors import describe
 from pollwire.queues import Queues
@@ -41,5 +42,9 @@ def report(
     for record, (_, error, _) in zip(failed, processor.exceptions, strict=True):
         logger.error("failed", reason=describe(error), job=record["body"][:500])
     count(metrics, {"failed_jobs": len(failed)})
-    queues.hasten(failed)
+    try:
+        queues.hasten(failed)
+    except ClientError as error:
+        # They come back all the same, after the queue's own timeout.
+        logger.warning("not hastened", reason=describe(error))
     return response

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from pollwire import decide, due, marks
-from pollwire.errors import Malformed, PollwireError, Restart, Retryable, describe
+from pollwire.errors import Conflict, Malformed, PollwireError, Restart, Retryable, describe
 from pollwire.events import Composer, subscription_id
 from pollwire.items import Drain, Standing, StreamState, event_chunks
 from pollwire.model import (
@@ -32,6 +33,9 @@ from pollwire.world import Counts, World, watched
 #: Rows that are held before a decision: they are published in the order of provider time, so the
 #: more the better; ten pages of the largest rows stay within a function's memory.
 ROWS_MAX = 1_000
+
+#: A provider's clock may be ahead of ours by this much.
+AHEAD_MS_MAX = 300_000
 
 #: No new page is asked for with less time than this left: three requests at their deadline (one
 #: that is refused, a new token, the same again) and the writes.
@@ -70,8 +74,10 @@ class Delta:
             job.stream,
             stream,
             subscription_id(world.topic.arn),
+            owner=standing.settings.get("accountId", ""),
         )
         self._state = StreamState()
+        self._pages = 0
         self._counts: Counts = Counter(jobs=1)
 
     def run(self) -> Counts:
@@ -87,7 +93,7 @@ class Delta:
             self._counts["unfinished"] += 1
             return self._counts
         # A job that a later drain has answered settles nothing: that drain knew what is unsettled.
-        unsettled = True
+        unsettled, before_ms = True, self._state.drained_ms
         # One that asks for everything is answered by a drain of everything only.
         done_ms = self._state.reconciled_ms if self._job.full else self._state.drained_ms
         if done_ms < max([self._job.due_ms, *map(marks.seen_ms, self._job.pending)]):
@@ -98,9 +104,15 @@ class Delta:
                 self._commit(replace(self._state, drain=None, place=""))
                 unsettled = self._drain()
         if not unsettled:
-            self._settle()
+            self._settle(before_ms)
         if self._standing.failures:
-            self._world.state.note_success(self._job.connection, self._job.shard, self._job.account)
+            with suppress(Conflict):
+                self._world.state.note_success(
+                    self._job.connection,
+                    self._job.shard,
+                    self._job.account,
+                    self._standing.not_before_ms,
+                )
         return self._counts
 
     def note_trouble(self, error: PollwireError) -> None:
@@ -124,15 +136,23 @@ class Delta:
         # What earlier invocations of a long drain listed is not remembered.
         listed: set[str] | None = None if drain.resume or not drain.full else set()
         start = Start(drain.since_ms, drain.place, drain.resume)
+        told: frozenset[tuple[str, str]] = frozenset()
         pages: list[Page] = []
         page = Page(())
         for page in self._provider.delta(account, self._job.stream, start, self._world.http.fetch):
             pages.append(page)
             listed = _listed(listed, page)
             self._counts["gaps"] += page.gaps
-            clock_ms = page.date_ms or self._world.clock()
+            clock_ms = _clock_ms(page, self._world.clock())
             newest_ms = max(drain.newest_ms, decide.newest_ms(page.rows, clock_ms))
-            drain = replace(drain, newest_ms=newest_ms, resume=page.resume)
+            drain = replace(drain, newest_ms=newest_ms, resume=page.resume, pages=drain.pages + 1)
+            versions = _versions(page)
+            if page.resume and page.rows and versions <= told:
+                # Nothing new on a page: this list has no end, and perhaps more than it tells.
+                self._counts["gaps"] += 1
+                listed = None
+                break
+            told |= versions
             if not page.resume:
                 break
             out_of_time = self._remaining_ms() < PAGE_MS
@@ -142,13 +162,15 @@ class Delta:
             if out_of_time:
                 self._counts["unfinished"] += 1
                 return True
+        self._pages = drain.pages
         return self._finish(drain, pages, page.cursor, listed)
 
     def _begin(self, account: Account) -> Drain:
         state, now_ms = self._state, self._world.clock()
         mode = decide.LIVE
         if not state.drained_ms:
-            news = self._standing.was_empty or account.settings.get("backfill") == "true"
+            news = self._standing.was_empty or not self._stream.baseline
+            news = news or account.settings.get("backfill") == "true"
             mode = decide.BACKFILL if news else decide.BASELINE
         full = self._stream.snapshot or self._job.full or not state.drained_ms
         start = decide.start(state.reached_ms, state.previous_ms, state.place, self._stream)
@@ -271,9 +293,19 @@ class Delta:
     ) -> None:
         self._state = self._world.state.commit(self._job, self._state, new, records or [], bad_rows)
 
-    def _settle(self) -> None:
-        """Take the marks away that this stream's last complete drain answers for."""
+    def _settle(self, before_ms: int) -> None:
+        """
+        Take the marks away that this stream's last complete drain answers for.
+
+        While pages were turned a row may have moved and been missed: after a drain of several, a
+        mark goes only if an earlier complete one began after it, too.
+
+        Args:
+            before_ms: When the complete drain before the last one began.
+        """
         done = marks.settled(self._job.pending, self._state.drained_ms, self._stream.overlap_s)
+        if self._pages > 1:
+            done = tuple(one for one in done if marks.seen_ms(one) <= before_ms)
         if done:
             self._counts["settled"] += 1
             self._world.state.settle(self._job, done)
@@ -284,3 +316,12 @@ def _listed(listed: set[str] | None, page: Page) -> set[str] | None:
     if listed is None or not page.whole or not all(bad.id for bad in page.bad):
         return None
     return listed | {row.id for row in page.rows} | {bad.id for bad in page.bad}
+
+
+def _versions(page: Page) -> frozenset[tuple[str, str]]:
+    return frozenset((row.id, f"{row.updated_at}@{row.deleted}") for row in page.rows)
+
+
+def _clock_ms(page: Page, now_ms: int) -> int:
+    """Say what time it is for the provider; one that is far ahead of us is not believed."""
+    return min(page.date_ms or now_ms, now_ms + AHEAD_MS_MAX)

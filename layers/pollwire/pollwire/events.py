@@ -59,6 +59,9 @@ class Composer:
 
     Args:
         subscription: From :func:`subscription_id`.
+
+        owner: The account that the extension belongs to, where a provider polls extensions; else
+            the account itself.
     """
 
     def __init__(
@@ -69,10 +72,12 @@ class Composer:
         name: str,
         stream: Stream,
         subscription: str,
+        owner: str = "",
     ) -> None:
         self._provider = provider
         self._connection = connection
         self._account = account
+        self._owner = owner or account
         self._name = name
         self._stream = stream
         self._subscription = subscription
@@ -89,7 +94,7 @@ class Composer:
         """
         row = change.row
         told = {
-            "accountId": self._account,
+            "accountId": self._owner,
             "extensionId": row.extension or self._account,
             "lastUpdated": iso(row.at_ms or decided_ms),
             "changes": [{"type": row.type or self._name, COUNTS[change.kind]: 1}],
@@ -158,19 +163,21 @@ class Composer:
         if query and "?" not in path:
             path = f"{path}?{query}"
         extension = row.extension or self._account
-        return f"/restapi/v1.0/account/{self._account}/extension/{extension}/{path}"
+        return f"/restapi/v1.0/account/{self._owner}/extension/{extension}/{path}"
 
     def _attributes(self, change: Change) -> dict[str, str]:
-        extension = change.row.extension
+        # As in the filter path: of a message or a call, the account that the extension is of.
+        account = self._owner if self._stream.path else self._account
+        extension = change.row.extension or self._account
         attributes = {
             "provider": self._provider,
             "connection": self._connection,
-            "account": self._account,
+            "account": account,
             "stream": self._name,
             "type": change.row.type,
             "direction": change.row.direction,
             "change": change.kind,
-            "extension": extension if extension != self._account else "",
+            "extension": extension if self._stream.path and extension != account else "",
         }
         return {name: value for name, value in attributes.items() if value}
 

@@ -84,6 +84,8 @@ class Drain:
         unsettled: Something was seen that must be seen again before it is believed.
 
         full: It lists everything, and what it lacks was deleted.
+
+        pages: How many there were so far.
     """
 
     mode: str
@@ -94,6 +96,7 @@ class Drain:
     began_ms: int
     unsettled: bool = False
     full: bool = False
+    pages: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,10 +111,7 @@ def step(
         # What was seen before is not asked for again; once all of it was, the answer is believed.
         known = {(stream, mark) for stream, _, mark in map(split, readable(pending))}
         changed = {s: mark for s, mark in changed.items() if (s, _short(mark)) not in known}
-    if new.doubtful and changed:
-        kept = None
-    else:
-        kept = replace(new, changed_ms=now_ms, doubtful=False)
+    kept = None if new.doubtful and changed else replace(new, changed_ms=now_ms, doubtful=False)
     waiting = by_stream(pending)
     return Step(
         seen=kept,

@@ -14,7 +14,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-from pollwire.errors import Malformed, PollwireError, RateLimited, Rejected, Unavailable
+from pollwire.errors import Forbidden, Malformed, PollwireError, RateLimited, Rejected, Unavailable
 from pollwire.http.limits import Limits
 from pollwire.model import Response
 
@@ -71,8 +71,10 @@ def failure_of(
     """
     if status in expect:
         return None
-    if status in (401, 403):
+    if status == 401:
         return Rejected(f"{host}: {status}")
+    if status == 403:
+        return Forbidden(f"{host}: {status}")
     if status == 429:
         return RateLimited(f"{host}: {status}", retry_after_s=retry_after_s(retry_after, now_s))
     if status == 408 or 500 <= status < 600:

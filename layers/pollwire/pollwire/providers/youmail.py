@@ -341,7 +341,10 @@ def _authenticate(account: Account, fetch: Fetch) -> None:
         if not _fits_header(headers[header]):
             raise Misconfigured(f"credential.{name} has a character no header can carry; change it")
     url = f"{account.hosts['api']}/api/v4/authenticate"
-    body = fetch(Request(url, headers=headers, secret=True)).json()
+    try:
+        body = fetch(Request(url, headers=headers, secret=True)).json()
+    except Forbidden as error:
+        raise Rejected("YouMail refuses the username or the password") from error
     _raise_for_error(body)
     token = body.get("authToken")
     if not isinstance(token, str) or not token or not _fits_header(token):
