@@ -41,7 +41,7 @@ class Made:
         """Tell whether an event's body is of this change, or of a later one that kept it."""
         if self.kind == "deleted" or body["change"] == "deleted":
             return bool(self.kind == body["change"])
-        record = body.get("record", {})
+        record = record_of(body)
         return all(record.get(name) == value for name, value in self.shows.items())
 
 
@@ -82,8 +82,8 @@ class Ledger:
         self._uuids.add(event["uuid"])
         self.events += 1
         body = event["body"]
-        identity = body.get("record", {}).get("id") or body["stream"]
-        entity = body["accountId"], body["stream"], identity
+        identity = record_of(body).get("id") or body["stream"]
+        entity = event["ownerId"], body["stream"], identity
         self._last[entity] = body
         waiting = self._open.get(entity, [])
         shown = [number for number, change in enumerate(waiting, 1) if change.is_in(body)]
@@ -129,6 +129,17 @@ class Ledger:
         del waiting[:count]
         if not waiting:
             del self._open[entity]
+
+
+def record_of(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Find what an event tells of; where it is flat, a call under its row's id, or a state."""
+    if "record" in body:
+        return dict(body["record"])
+    for call in body.get("activeCalls", ()):
+        session = call.get("telephonySessionId") or call.get("sessionId")
+        leg = call.get("partyId") or call.get("id")
+        return {**call, "id": ":".join(filter(None, (session, leg)))}
+    return dict(body.get("state", {}))
 
 
 def _share(waits: Sequence[int], share: float) -> float:

@@ -74,14 +74,16 @@ class Run:
         customer.await_baseline(self._stop)
         self._say(f"running: something happens every {STEP_S:.0f} s (seed {self._seed})")
         began_s = time.monotonic()
-        interrupted = self._live(began_s, seconds) or self._settle()
+        interrupted = self._live(customer, began_s, seconds) or self._settle()
         ran_s = time.monotonic() - began_s
         self._say(self._ledger.summary(ran_s, on_their_way=interrupted))
         return self._verdict(interrupted, endless=seconds == float("inf"))
 
-    def _live(self, began_s: float, seconds: float) -> bool:
+    def _live(self, customer: Customer, began_s: float, seconds: float) -> bool:
         """Make changes and print events; tell whether somebody stopped it."""
-        activity = Activity(self._stack.simulators["youmail"], self._ledger, self._say, self._seed)
+        activity = Activity(
+            self._stack.simulators, self._ledger, self._say, self._seed, customer.watch
+        )
         next_s = began_s
         while time.monotonic() < began_s + seconds:
             if self._stop.wait(0):

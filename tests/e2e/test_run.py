@@ -1,7 +1,7 @@
 """
 What `make run` does, once: the template built and deployed to MiniStack with IAM enforced.
 
-It takes about a minute, most of it `sam deploy` and the provider's pace.
+It takes one or two minutes, most of it `sam deploy` and the providers' pace.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,7 +21,8 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from local.demo import NEW_ACCOUNT, SEED_ACCOUNT, Activity, now_ms
+from local.demo import ACCOUNTS, NEW_ACCOUNT, SEED_ACCOUNT, Activity, now_ms
+from local.ledger import record_of
 from local.processes import Stop
 from local.run import Customer, Follower, Ledger, Stack
 from local.stack import ACCOUNT, REGION, STACK
@@ -29,6 +31,10 @@ from local.stack import ACCOUNT, REGION, STACK
 ARRIVED_S = 90
 
 KNOWN_ACCOUNT = "200000001"
+#: Those that are not the simulators' own: they have something from before.
+INTELLI, RINGCENTRAL, KIRIMDEV = (
+    ACCOUNTS[name][-1] for name in ("intelli", "ringcentral", "kirimdev")
+)
 
 
 def test_every_change_arrives_once_as_its_event_and_a_filter_lets_its_part_through(
@@ -43,7 +49,9 @@ def test_every_change_arrives_once_as_its_event_and_a_filter_lets_its_part_throu
         stack.schedule_now()
         customer.await_baseline(Stop())
         ledger = Ledger()
-        _make_changes(Activity(stack.simulators["youmail"], ledger, _say, "1"))
+        activity = Activity(stack.simulators, ledger, _say, "1", customer.watch)
+        _change_youmail(activity)
+        _change_others(activity)
 
         received = _receive_all(everything, ledger)
         wanted = [event for event in received if event["body"]["stream"] == "contact"]
@@ -63,30 +71,60 @@ def test_every_change_arrives_once_as_its_event_and_a_filter_lets_its_part_throu
         (SEED_ACCOUNT, "account", "updated"),
         (SEED_ACCOUNT, "entitlement", "updated"),
         (NEW_ACCOUNT, "greeting", "created"),
+        (INTELLI, "messages", "created"),
+        (RINGCENTRAL, "message-store", "created"),
+        (RINGCENTRAL, "message-store", "deleted"),
+        (RINGCENTRAL, "presence", "created"),
+        (RINGCENTRAL, "presence", "updated"),
+        (KIRIMDEV, "conversations", "created"),
+        (KIRIMDEV, "conversations", "updated"),
+        (KIRIMDEV, "message-status", "created"),
     }
     # What was there before is known, and no news; a new user's all is.
-    before = {"On holiday"}
-    assert not [event for event in received if event["body"]["record"].get("name") in before]
+    before = {"On holiday", "From before"}
+    told = [record_of(event["body"]) for event in received if event["body"]["change"] == "created"]
+    assert not [one for one in told if before & {one.get("name"), one.get("subject")}]
     # SNS keeps the order of an account, not that of accounts.
     assert len(wanted) == 2
     assert sorted(map(_identity, filtered)) == sorted(map(_identity, wanted))
 
 
-def _make_changes(activity: Activity) -> None:
+def _change_youmail(activity: Activity) -> None:
+    make = partial(activity.make, "youmail")
     at_ms = now_ms()
-    activity.make("leave_voicemail", account=KNOWN_ACCOUNT)
-    activity.make("call", account=KNOWN_ACCOUNT, at_ms=at_ms)
-    activity.make("call", account=KNOWN_ACCOUNT, at_ms=at_ms)
-    activity.make("leave_voicemail", account=KNOWN_ACCOUNT, visible_at_ms=at_ms + 8_000)
+    make("leave_voicemail", account=KNOWN_ACCOUNT)
+    make("call", account=KNOWN_ACCOUNT, at_ms=at_ms)
+    make("call", account=KNOWN_ACCOUNT, at_ms=at_ms)
+    make("leave_voicemail", account=KNOWN_ACCOUNT, visible_at_ms=at_ms + 8_000)
     for account in (KNOWN_ACCOUNT, SEED_ACCOUNT):
-        activity.make("add_contact", {"firstName": "Eve"}, account=account, firstName="Eve")
-    activity.make("order", {"status": 1}, account=SEED_ACCOUNT, product="Premium")
-    activity.make("change_settings", {"timeZone": "CET"}, account=SEED_ACCOUNT, timeZone="CET")
-    activity.make("change_profile", {"firstName": "Zoe"}, account=SEED_ACCOUNT, firstName="Zoe")
-    activity.make(
-        "change_entitlements", {"entitlements": ["FAX"]}, account=SEED_ACCOUNT, names=["FAX"]
+        make("add_contact", {"firstName": "Eve"}, account=account, firstName="Eve")
+    make("order", {"status": 1}, account=SEED_ACCOUNT, product="Premium")
+    make("change_settings", {"timeZone": "CET"}, account=SEED_ACCOUNT, timeZone="CET")
+    make("change_profile", {"firstName": "Zoe"}, account=SEED_ACCOUNT, firstName="Zoe")
+    make("change_entitlements", {"entitlements": ["FAX"]}, account=SEED_ACCOUNT, names=["FAX"])
+    make("record_greeting", account=NEW_ACCOUNT, name="At work")
+
+
+def _change_others(activity: Activity) -> None:
+    activity.make("intelli", "receive", {"subject": "Hi"}, account=INTELLI, text="Hi")
+
+    _, known = next(
+        one for one in activity.known("ringcentral", "message-store") if one[0] == RINGCENTRAL
     )
-    activity.make("record_greeting", account=NEW_ACCOUNT, name="At work")
+    activity.make("ringcentral", "delete", message=known)
+    activity.make("ringcentral", "receive_sms", account=RINGCENTRAL)
+    activity.make("ringcentral", "ring", {"telephonyStatus": "Ringing"}, account=RINGCENTRAL)
+    busy: dict[str, Any] = {"dndStatus": "DoNotAcceptAnyCalls"}
+    activity.make("ringcentral", "set_presence", busy, account=RINGCENTRAL, **busy)
+
+    activity.make("kirimdev", "new_conversation", account=KIRIMDEV)
+    _, conversation = next(
+        one for one in activity.known("kirimdev", "conversations") if one[0] == KIRIMDEV
+    )
+    message = activity.make("kirimdev", "send", conversation=conversation)
+    activity.watch("kirimdev", KIRIMDEV, message)
+    status: dict[str, Any] = {"status": "delivered"}
+    activity.make("kirimdev", "set_message_status", status, message=message, **status)
 
 
 def _receive_all(follower: Follower, ledger: Ledger) -> list[dict[str, Any]]:
@@ -209,8 +247,9 @@ def _subscribe(stack: Stack, policy: dict[str, list[str]]) -> str:
 
 
 def _told(events: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
-    bodies = [event["body"] for event in events]
-    return {(body["accountId"], body["stream"], body["change"]) for body in bodies}
+    return {
+        (event["ownerId"], event["body"]["stream"], event["body"]["change"]) for event in events
+    }
 
 
 def _identity(event: dict[str, Any]) -> str:

@@ -9,6 +9,9 @@ from local.ledger import Ledger, Made
 VOICEMAIL = "7", "entry", "e1"
 CONTACT = "7", "contact", "c1"
 SETTINGS = "7", "settings", "settings"
+CALL = "7", "presence", "s-1:p-1"
+STATE = "7", "presence", "presence"
+LEG = {"telephonySessionId": "s-1", "partyId": "p-1", "id": "c1", "sessionId": "1"}
 
 
 def made(entity, kind="created", at_ms=1_000, **shows):
@@ -17,10 +20,16 @@ def made(entity, kind="created", at_ms=1_000, **shows):
 
 def event(entity, change="created", uuid="u1", **record):
     account, stream, identity = entity
-    body = {"accountId": account, "stream": stream, "change": change}
+    body = {"accountId": "somebody's", "stream": stream, "change": change}
     # A record without an id is the only one of its stream.
     body["record"] = record if identity == stream else {"id": identity, **record}
-    return {"uuid": uuid, "body": body}
+    return {"uuid": uuid, "ownerId": account, "body": body}
+
+
+def flat(change="updated", uuid="u1", **fields):
+    """Make an event without a record: the fields of presence lie in the body itself."""
+    body = {"accountId": "somebody's", "stream": "presence", "change": change, **fields}
+    return {"uuid": uuid, "ownerId": "7", "body": body}
 
 
 def told(history, now_ms=2_000):
@@ -165,6 +174,49 @@ def standing(ledger):
             id="a repeated event answers nothing",
         ),
         pytest.param([event(VOICEMAIL)], {"events": 1, "beside": 1}, id="nobody changed anything"),
+        pytest.param(
+            [
+                made(CALL, status="Ringing"),
+                flat("created", activeCalls=[{**LEG, "status": "Ringing"}]),
+            ],
+            {"events": 1},
+            id="a call is told by its session and party",
+        ),
+        pytest.param(
+            [
+                made(("7", "presence", "1:c1")),
+                flat("created", activeCalls=[{"sessionId": "1", "id": "c1"}]),
+            ],
+            {"events": 1},
+            id="or by what else it has for them",
+        ),
+        pytest.param(
+            [
+                made(CALL),
+                made(CALL, "deleted"),
+                flat("deleted", id="s-1:p-1", activeCalls=[{**LEG, "inferred": True}]),
+            ],
+            {"events": 1, "coalesced": 1},
+            id="a call that was over before anybody polled it",
+        ),
+        pytest.param(
+            [
+                made(CALL, "updated", status="OnHold"),
+                flat(activeCalls=[{**LEG, "status": "Ringing"}], status="OnHold"),
+            ],
+            {"events": 1, "beside": 1, "lost": [("updated", *CALL)]},
+            id="what is said of a call is said in it",
+        ),
+        pytest.param(
+            [made(STATE, "updated", dndStatus="x"), flat(state={"dndStatus": "x"})],
+            {"events": 1},
+            id="a user's state",
+        ),
+        pytest.param(
+            [made(STATE, "updated"), flat(activeCalls=[LEG], state={"dndStatus": "x"})],
+            {"events": 1, "beside": 1, "lost": [("updated", *STATE)]},
+            id="a call is no user's state",
+        ),
     ],
 )
 def test_each_change_is_answered_coalesced_or_lost(history, expected):

@@ -20,6 +20,7 @@ from local import demo, environments, run, stack
 from local.environments import Lock
 from local.processes import Failed, Progress, Stop, Stopped
 from local.server import serve
+from local.simulators import registered
 from local.simulators.youmail import YouMail
 from local.stack import Ports
 
@@ -29,13 +30,13 @@ MADE = ("entry", "history")
 
 
 class Clock:
-    """Stands for the module time. A run that does not end fails after a day."""
+    """Stands for the module time. A run that does not end fails some day."""
 
     def __init__(self) -> None:
         self.now_s = 1_000.0
 
     def monotonic(self) -> float:
-        assert self.now_s < 86_400
+        assert self.now_s < 2_000
         return self.now_s
 
 
@@ -44,19 +45,19 @@ class Provider:
 
     url = "http://127.0.0.1:1"
 
-    def __init__(self) -> None:
-        self._youmail = YouMail()
+    def __init__(self, simulator) -> None:
+        self._simulator = simulator
 
     def call(self, method, /, **arguments):
-        return getattr(self._youmail, method)(**arguments)
+        return getattr(self._simulator, method)(**arguments)
 
     def journal(self):
-        return json.loads(json.dumps(self._youmail.journal))
+        return json.loads(json.dumps(self._simulator.journal))
 
 
 class Pollwire:
     """
-    The deployed system and its subscriber's queue: tells of every change at the provider.
+    The deployed system and its subscriber's queue: tells of every change at the providers.
 
     Attributes:
         delay_s: How long that takes.
@@ -70,11 +71,11 @@ class Pollwire:
         on_receive: Called whenever somebody asks.
     """
 
-    def __init__(self, clock, provider) -> None:
+    def __init__(self, clock, providers) -> None:
         self._clock = clock
-        self._provider = provider
+        self._providers = providers
         self._queue = []
-        self._known = 0
+        self._known = dict.fromkeys(providers, 0)
         self.delay_s = 0.0
         self.dropped = ()
         self.times = 1
@@ -94,45 +95,51 @@ class Pollwire:
     def delete_message(self, *, QueueUrl, ReceiptHandle):
         self.deleted.append((QueueUrl, ReceiptHandle))
 
+    def take_baseline(self) -> None:
+        """Know what there is, and tell nothing of it."""
+        self._known = {name: len(one.journal()) for name, one in self._providers.items()}
+
     def _poll(self) -> None:
-        changes = self._provider.journal()
-        for number, (stream, kind, identity, _, account) in enumerate(changes):
-            if number < self._known or stream in self.dropped:
-                continue
-            body = {
-                "accountId": account,
-                "stream": stream,
-                "change": kind,
-                "record": {"id": identity},
-            }
-            text = json.dumps({"uuid": f"u{number}", "body": body})
-            self._queue += [(self._clock.now_s + self.delay_s, text)] * self.times
-        self._known = len(changes)
+        for name, provider in self._providers.items():
+            changes = provider.journal()
+            for number, change in enumerate(changes[self._known[name] :], self._known[name]):
+                self._tell(f"{name}-{number}", *change)
+            self._known[name] = len(changes)
+
+    def _tell(self, uuid, stream, kind, identity, _, account) -> None:
+        if stream in self.dropped:
+            return
+        body = {"stream": stream, "change": kind, "record": {"id": identity}}
+        text = json.dumps({"uuid": uuid, "ownerId": account, "body": body})
+        self._queue += [(self._clock.now_s + self.delay_s, text)] * self.times
 
 
 class Customer:
-    """Has its accounts at the provider, and a baseline at once."""
+    """Has its accounts at the providers, and a baseline at once."""
 
     def __init__(self, stack) -> None:
-        self._provider = stack.simulators["youmail"]
+        self._stack = stack
 
     def register(self) -> None:
-        for account in demo.ACCOUNTS:
-            self._provider.call(
-                "add_account", account=account, username=account, password="x", phone="1"
-            )
+        for provider, accounts in demo.ACCOUNTS.items():
+            for account in accounts:
+                demo.MAKERS[provider](self._stack.simulators[provider], account)
+
+    def watch(self, provider, account, identity) -> None:
+        self._stack.watched.append((provider, account, identity))
 
     def await_baseline(self, stop) -> None:
         stop.check()
+        self._stack.pollwire.take_baseline()
 
 
 class Deployment:
     """A stack, as far as a run needs one."""
 
     def __init__(self, clock) -> None:
-        provider = Provider()
-        self.pollwire = Pollwire(clock, provider)
-        self.simulators = {"youmail": provider}
+        self.simulators = {name: Provider(make()) for name, make in registered().items()}
+        self.pollwire = Pollwire(clock, self.simulators)
+        self.watched = []
         self.outputs = {"SubscriberQueueUrl": "queue"}
         self.processes = SimpleNamespace(check=lambda: None)
 
@@ -257,15 +264,67 @@ def test_a_step_happens_every_two_seconds(start, deployment, monkeypatch):
     assert [at_s - 1_000 for at_s in steps] == [0, 2, 4, 6, 8]
 
 
-def test_the_same_seed_makes_the_same_things_happen(deployment, stop, monkeypatch):
-    def journal(seed):
+def test_the_same_seed_makes_the_same_things_happen(stop, deployment, monkeypatch):
+    def journals(seed):
         deployment = Deployment(run.time)
         run.Run(deployment, stop, Progress(), seed).run(40)
-        changes = deployment.simulators["youmail"].journal()
-        return [(stream, kind, account) for stream, kind, _, _, account in changes]
+        return [
+            (name, stream, kind, account)
+            for name, provider in deployment.simulators.items()
+            for stream, kind, _, _, account in provider.journal()
+        ]
 
     monkeypatch.setattr(run, "SETTLE_S", 0)
-    assert journal("1") == journal("1") != journal("2")
+    assert journals("1") == journals("1") != journals("2")
+
+
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_every_provider_has_every_kind_of_change(deployment, stop, monkeypatch, seed):
+    monkeypatch.setattr(run, "SETTLE_S", 0)
+    run.Run(deployment, stop, Progress(), seed).run(120)
+    told = {
+        name: {(stream, kind) for stream, kind, *_ in provider.journal()}
+        for name, provider in deployment.simulators.items()
+    }
+
+    assert told["intelli"] == {("messages", "created")}
+    assert told["ringcentral"] == {
+        ("message-store", "created"),
+        ("message-store", "updated"),
+        ("message-store", "deleted"),
+        ("presence", "created"),
+        ("presence", "updated"),
+        ("presence", "deleted"),
+    }
+    assert told["kirimdev"] == {
+        ("conversations", "created"),
+        ("conversations", "updated"),
+        ("message-status", "created"),
+        ("message-status", "updated"),
+    }
+    streams = {"entry", "history", "contact", "greeting", "ecommerce"}
+    assert {stream for stream, _ in told["youmail"]} >= streams
+
+
+@pytest.mark.parametrize("seed", ["1", "2", "3"])
+def test_all_providers_are_there_from_the_beginning(deployment, capsys, seed):
+    run.Run(deployment, Stop(), Progress(), seed).run(20)
+    owners = {json.loads(line)["ownerId"] for line in capsys.readouterr().out.splitlines()}
+
+    assert [name for name, accounts in demo.ACCOUNTS.items() if not owners & {*accounts}] == []
+
+
+def test_every_message_that_was_sent_is_watched(deployment, stop, monkeypatch):
+    monkeypatch.setattr(run, "SETTLE_S", 0)
+    run.Run(deployment, stop, Progress(), "1").run(120)
+    journal = deployment.simulators["kirimdev"].journal()
+
+    assert deployment.watched
+    assert deployment.watched == [
+        ("kirimdev", account, identity)
+        for stream, kind, identity, _, account in journal
+        if (stream, kind) == ("message-status", "created")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -353,3 +353,15 @@ def test_accounts_are_spread_over_the_shards(shards):
 
     assert len(counts) == shards
     assert max(counts.values()) < 700
+
+
+def test_a_row_that_nests_too_deep_stands_beside_good_ones():
+    def read(raw):
+        if raw["id"] == 2:
+            raise RecursionError
+        return Row(str(raw["id"]), "", 1, raw)
+
+    rows, bad = rows_of([{"id": 1}, {"id": 2}, {"id": 3}], "entries", read)
+
+    assert [row.id for row in rows] == ["1", "3"]
+    assert [(one.id, one.reason) for one in bad] == [("2", "entries: the row nests too deep")]

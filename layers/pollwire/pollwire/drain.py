@@ -74,7 +74,7 @@ class Delta:
             job.stream,
             stream,
             subscription_id(world.topic.arn),
-            owner=standing.settings.get("accountId", ""),
+            owner={**connection.settings, **standing.settings}.get("accountId", ""),
         )
         self._state = StreamState()
         self._pages = 0

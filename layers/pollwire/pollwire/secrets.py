@@ -19,6 +19,16 @@ from pollwire.errors import Misconfigured
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
 
+#: KMS's words for what will not open by asking again.
+UNOPENABLE = {
+    "AccessDeniedException",
+    "DisabledException",
+    "IncorrectKeyException",
+    "InvalidCiphertextException",
+    "KMSInvalidStateException",
+    "NotFoundException",
+}
+
 #: What was opened stays in memory this long, so that a rotated credential is taken up.
 OPENED_MS_MAX = 300_000
 
@@ -48,12 +58,22 @@ class Sealer:
 
         Args:
             account: Empty for a credential that all accounts of a connection share.
+
+        Raises:
+            Misconfigured: KMS refuses.
         """
-        answer = self._client.encrypt(
-            KeyId=self._key,
-            Plaintext=json.dumps(dict(secret)).encode(),
-            EncryptionContext=_context(connection, account),
-        )
+        try:
+            answer = self._client.encrypt(
+                KeyId=self._key,
+                Plaintext=json.dumps(dict(secret)).encode(),
+                EncryptionContext=_context(connection, account),
+            )
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            raise Misconfigured(
+                f"the stack's key does not seal for {connection}/{account or '*'}: {code}; "
+                "the role needs kms:Encrypt, and a secret has 4096 bytes at most"
+            ) from error
         return answer["CiphertextBlob"]
 
     def open(self, sealed: bytes, connection: str, account: str) -> Mapping[str, str]:
@@ -75,10 +95,7 @@ class Sealer:
                 EncryptionContext=_context(connection, account),
             )
         except ClientError as error:
-            if error.response["Error"]["Code"] not in {
-                "InvalidCiphertextException",
-                "IncorrectKeyException",
-            }:
+            if error.response["Error"]["Code"] not in UNOPENABLE:
                 raise
             raise Misconfigured(
                 f"credential of {connection}/{account or '*'} does not open with the stack's key; "

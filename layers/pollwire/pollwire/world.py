@@ -100,9 +100,9 @@ class World:
 
     def _token(self, connection: Connection, account: str) -> Token:
         def load() -> str:
-            sealed = self.state.token(connection.name, account)
             # One that does not open any more is as good as none: a new one takes its place.
-            with suppress(Misconfigured, KeyError):
+            with suppress(Misconfigured, KeyError, TypeError):
+                sealed = self.state.token(connection.name, account)
                 if sealed:
                     return self.sealer.open(sealed, connection.name, account)["token"]
             return ""

@@ -174,6 +174,8 @@ def rows_of(
             rows.append(_encodable(read(raw_row)))
         except Malformed as error:
             bad.append(_bad_row(raw_row, str(error)))
+        except RecursionError:
+            bad.append(_bad_row({"id": raw_row.get("id")}, f"{field}: the row nests too deep"))
     return tuple(rows), tuple(bad)
 
 
