@@ -24,7 +24,7 @@ help: ## Say what each target does
 	@printf '\nVariables:\n'
 	@printf '  make run     SECONDS=90      stop after 90 s of changes and sum up; otherwise Ctrl-C does\n'
 	@printf '               SEED=1          what happens at the simulated provider, and in which order\n'
-	@printf '               PORT=8070       port of the simulated provider; otherwise a free one\n'
+	@printf '               PORT=8070       first port of the simulated providers; otherwise free ones\n'
 	@printf '               AWS_PORT=4566   port of MiniStack; otherwise a free one\n'
 	@printf '  make test    ARGS="-k due"   more words for pytest\n'
 	@printf '  make deploy  STACK=pollwire  name of the stack\n'
