@@ -24,7 +24,7 @@ from pollwire.errors import Malformed, PollwireError, Unavailable
 from pollwire.http import answers
 from pollwire.http.hosts import full_url
 from pollwire.http.limits import USER_AGENT, Limits
-from pollwire.http.runs import Poll
+from pollwire.http.poll import Poll
 from pollwire.model import Request, Response
 
 _FIXED_FIELDS: Final = {

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pollwire.errors import Malformed, Misconfigured, PollwireError, Unasked, Unavailable
-from pollwire.http.hosts import Hosts, Origin
+from pollwire.http.hosts import Hosts
+from pollwire.http.poll import Poll
 from pollwire.model import Checking, Request, Response, Seen
 
 if TYPE_CHECKING:
@@ -53,16 +54,6 @@ class Pace:
     def take(self, now_s: float) -> None:
         """Count one start at *now_s*. Time that passed without one is not made up for."""
         self._due_s = max(self._due_s, now_s) + self._interval_s
-
-
-@dataclass(slots=True, eq=False)
-class Poll(Generic[K]):
-    """A check, and the request it waits for."""
-
-    key: K
-    checking: Checking
-    request: Request
-    origin: Origin
 
 
 @dataclass(slots=True, eq=False)

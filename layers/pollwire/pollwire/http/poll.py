@@ -1,0 +1,23 @@
+"""
+One check on its way: between the run that drives it and the engine that carries its requests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from pollwire.http.hosts import Origin
+from pollwire.model import Checking, Request
+
+K = TypeVar("K")
+
+
+@dataclass(slots=True, eq=False)
+class Poll(Generic[K]):
+    """A check, and the request it waits for."""
+
+    key: K
+    checking: Checking
+    request: Request
+    origin: Origin
