@@ -157,6 +157,21 @@ def test_a_host_that_is_not_allowed_stops_its_connection_only(ann):
     assert not [one for one in ann.http.asked[asked:] if BOB in one.url]
 
 
+def test_a_provider_nobody_knows_is_counted_and_stops_its_connection_only(ann, logs):
+    typo = replace(SHOP, name="typo", provider="youmial")
+    ann.connect(typo)
+    contact = ann.simulator.add_contact(ANN)
+
+    ann.clock.advance(60)
+    ann.check(typo)
+    ann.check()
+    ann.run_deltas()
+
+    counts = [line["counts"] for line in logs() if line["message"] == "checked"]
+    assert {"misconfigured": 1} in counts
+    assert ann.said() == [("contact", "created", contact)]
+
+
 def test_an_account_with_two_fields_wrong_in_the_composite_map_is_told(ann):
     ann.add_account(BOB, fields="history,history")
     contact = ann.simulator.add_contact(ANN)

@@ -338,6 +338,8 @@ def schedules_are_not_repeated(template: Template) -> Complaints:
 #: What a stage counts and acknowledges: without an alarm nobody would know.
 TROUBLES = {
     ("schedule", "broken"),
+    ("check", "broken"),
+    ("check", "misconfigured"),
     ("check", "failed_jobs"),
     ("check", "rejected"),
     ("check", "malformed"),

@@ -248,3 +248,9 @@ def test_an_error_that_can_be_retried_says_when():
 )
 def test_a_foreign_error_is_named_and_not_quoted(error, words):
     assert errors.describe(error) == words
+
+
+@pytest.mark.parametrize("value", [True, 1, None, ["true"]], ids=repr)
+def test_a_setting_that_is_no_text_is_refused_by_name(value):
+    with pytest.raises(Misconfigured, match=r"^connection\.settings\.backfill: a text"):
+        Connection("shop", "youmail", settings={"backfill": value})

@@ -21,6 +21,18 @@ from pollwire.errors import Malformed, Misconfigured
 NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
+def require_texts(settings: Mapping[str, str], where: str) -> None:
+    """
+    Refuse settings that are no text, as ``True`` for ``"true"``.
+
+    Raises:
+        Misconfigured: Names the setting.
+    """
+    for name, value in settings.items():
+        if not isinstance(value, str):
+            raise Misconfigured(f'{where}.settings.{name}: a text is expected, as "{value}"')
+
+
 def _nothing() -> Mapping[str, str]:
     return NOTHING  # not hashable before Python 3.12, so no default by itself
 
@@ -93,6 +105,7 @@ class Connection:
             raise Misconfigured("connection.requests_per_second: more than 0, at most 100000")
         if not 1 <= self.shards <= 10_000:
             raise Misconfigured("connection.shards: 1 to 10000")
+        require_texts(self.settings, "connection")
 
 
 class Token:

@@ -65,7 +65,10 @@ def check(world: World, job: CheckJob) -> Counts:
     connection = world.state.connection(job.connection)
     if connection is None or connection.paused_until_ms > now_ms:
         return Counter(skipped=1)
-    provider, connection = world.provider(connection), world.paced(connection)
+    try:
+        provider, connection = world.provider(connection), world.paced(connection)
+    except Misconfigured as error:
+        return Counter({_name(error): 1})
     counts: Counts = Counter()
     polled = _due_accounts(world, job, connection, provider, now_ms, counts)
 

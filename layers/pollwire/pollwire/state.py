@@ -48,7 +48,7 @@ from pollwire.items import (
     text,
 )
 from pollwire.marks import Step, pack
-from pollwire.model import ACCOUNT_ID, NOTHING, Connection, DeltaJob, Record
+from pollwire.model import ACCOUNT_ID, NOTHING, Connection, DeltaJob, Record, require_texts
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -99,8 +99,10 @@ class State:
         Register an account.
 
         Raises:
-            Misconfigured: It is registered already, or its id is none that keys can hold.
+            Misconfigured: It is registered already, its id is none that keys can hold, or a
+                setting is no text.
         """
+        require_texts(settings, "account")
         if not ACCOUNT_ID.fullmatch(account):
             raise Misconfigured("account id: 1 to 200 letters, digits and any of . _ @ + : ~ = -")
         item = key(f"shard#{connection.name}#{shard_of(account, connection.shards)}", account)
