@@ -220,12 +220,6 @@ KIRIMDEV = Subject(
         "message-status": Part(_deliver, _watch, rows=50, pages=3),
     },
     odd=("/messages/",),
-    deviates={
-        "a_foreign_place_is_a_restart/message-status": (
-            "any text is a place among ids in order: one behind them all lists nothing"
-        ),
-        "a_place_beyond_all_bounds_is_a_restart/message-status": "as above",
-    },
 )
 
 # RingCentral
@@ -253,11 +247,6 @@ RINGCENTRAL = Subject(
     {
         "message-store": Part(_calling("receive_sms"), _calling("receive_sms"), rows=600, pages=3),
         "presence": Part(_calling("ring"), _calling("ring"), rows=6),
-    },
-    deviates={
-        "a_place_beyond_all_bounds_is_a_restart/message-store": (
-            "an instant beyond the calendar is an OverflowError, in _iso"
-        )
     },
 )
 
@@ -322,17 +311,6 @@ ACME = Subject(
     exempt={
         "the_first_check_names_what_cannot_be_read/truncated": "the check reads no body",
         "a_later_check_names_what_cannot_be_read/truncated": "the check reads no body",
-    },
-    deviates={
-        **{
-            f"{check}_check_names_what_cannot_be_read/{kind}": (
-                "a 200 without an ETag is seen as a change to nothing, and no change at first"
-            )
-            for check in ("the_first", "a_later")
-            for kind in ("html", "empty")
-        },
-        "a_foreign_place_is_a_restart": "it is sent as it is, and what is answered is Malformed",
-        "a_place_beyond_all_bounds_is_a_restart": "it is sent as it is, likewise",
     },
 )
 

@@ -291,7 +291,7 @@ def _resumed(resume: str, since: int | None) -> str:
     try:
         place = json.loads(resume)
         cursor, of_since = place["cursor"], place["since"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise Restart("conversations: the place to go on from cannot be read") from error
     if of_since != since or not isinstance(cursor, str) or not cursor:
         raise Restart("conversations: the place to go on from is another list's")
@@ -335,6 +335,8 @@ def _require_own(account: Account, raw: Mapping[str, Any]) -> None:
 
 def _message_pages(account: Account, start: Start, fetch: Fetch) -> Iterator[Page]:
     """Look at every watched message. No page is whole: what is not watched was not deleted."""
+    if start.resume and start.resume not in account.watched:
+        raise Restart("message-status: the place to go on from is watched no more")
     names = sorted(name for name in account.watched if name > start.resume)
     more = True
     while more:

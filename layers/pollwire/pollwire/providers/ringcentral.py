@@ -44,7 +44,7 @@ from pollwire.model import (
     Start,
     Stream,
 )
-from pollwire.providers import INSTANT_MS_MAX, canonical_id, iso_ms, rows_of, setting
+from pollwire.providers import INSTANT_MS_MAX, canonical_id, instant_ms, iso_ms, rows_of, setting
 
 #: Presence as notifications have it, but for the calls and what is said of them.
 CONTEXT: Final = (
@@ -337,9 +337,11 @@ class _Place(NamedTuple):
 def _place(start: Start) -> _Place:
     if not start.resume:
         return _Place(start.cursor)
-    with suppress(ValueError, TypeError):
+    with suppress(ValueError, TypeError, RecursionError, Malformed):
         place = _Place(*json.loads(start.resume))
-        if place.token and isinstance(place.token, str) and isinstance(place.to_ms, int | None):
+        if place.to_ms is not None:
+            instant_ms(place.to_ms, "to_ms")
+        if place.token and isinstance(place.token, str):
             return place
     raise Restart("message-store: the place to go on from cannot be read")
 
