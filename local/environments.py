@@ -46,7 +46,7 @@ TROUBLES = (
     (
         "No matching distribution",
         "the package index lacks a version that is pinned in local/; if it is a mirror, let it "
-        "catch up, or set PIP_INDEX_URL=https://pypi.org/simple",
+        "catch up, or set PIP_INDEX_URL to one that has it",
     ),
 )
 

@@ -284,7 +284,7 @@ OTHER_VERSIONS = (
         pytest.param(
             OTHER_VERSIONS,
             "the package index lacks a version that is pinned in local/; if it is a mirror, let "
-            "it catch up, or set PIP_INDEX_URL=https://pypi.org/simple",
+            "it catch up, or set PIP_INDEX_URL to one that has it",
             id="an old mirror",
         ),
         pytest.param(
