@@ -8,9 +8,37 @@ A simulator is pure: ``handle`` takes a request and returns an answer. Tests cal
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 Answer = tuple[int, dict[str, str], bytes]
+
+
+class Change(NamedTuple):
+    """One change as it was made: what a poller must not lose."""
+
+    stream: str
+    kind: str
+    id: str
+    at_ms: int
+    account: str
+
+
+class Faults:
+    """Requests that are to fail, by a part of their path, each so many times."""
+
+    def __init__(self) -> None:
+        self._due: list[tuple[str, str]] = []
+
+    def add(self, path_part: str, kind: str, times: int) -> None:
+        self._due += [(path_part, kind)] * times
+
+    def take(self, path: str) -> str:
+        """Name the kind of failure that a request gets, empty for none; it is used up by that."""
+        for number, (part, kind) in enumerate(self._due):
+            if part in path:
+                del self._due[number]
+                return kind
+        return ""
 
 
 class Simulator(Protocol):

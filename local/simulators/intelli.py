@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import parse_qsl
 
-from local.simulators import Answer
+from local.simulators import Answer, Change, Faults
 
 PATH = "/services/rest/user/allMessages"
 
@@ -74,16 +74,6 @@ KNOBS = (
 WRITERS = ("e4b0d1406c", "e4b0b1be3f")
 
 
-class Change(NamedTuple):
-    """One change as it was made: what a poller must not lose."""
-
-    stream: str
-    kind: str
-    id: str
-    at_ms: int
-    account: str
-
-
 @dataclass
 class _Message:
     direction: str
@@ -99,13 +89,6 @@ class _Account:
     number: str
     status: object = 0
     messages: list[_Message] = field(default_factory=list)  # As they came.
-
-
-@dataclass
-class _Fault:
-    path_prefix: str
-    kind: str
-    times: int
 
 
 class Intelli:
@@ -168,7 +151,7 @@ class Intelli:
         self.requests: Counter[str] = Counter()
         self._lock = threading.RLock()
         self._accounts: dict[str, _Account] = {}
-        self._faults: list[_Fault] = []
+        self._faults = Faults()
         self._numbers = count(0x9C5FDC)
         self.add_account(SAMPLE_ACCOUNT, SAMPLE_ACCOUNT, SAMPLE_PASSWORD, "61500079987")
         for direction, fields in SAMPLE:
@@ -273,7 +256,7 @@ class Intelli:
                 ``no lists`` (status 0 and nothing else).
         """
         with self._lock:
-            self._faults.append(_Fault(path_prefix, kind, times))
+            self._faults.add(path_prefix, kind, times)
 
     # What a client sees.
 
@@ -299,11 +282,7 @@ class Intelli:
         headers: Mapping[str, str],
         body: bytes,
     ) -> Answer:
-        fault = next((f for f in self._faults if f.times and path.startswith(f.path_prefix)), None)
-        kind = ""
-        if fault is not None:
-            fault.times -= 1
-            kind = fault.kind
+        kind = self._faults.take(path)
         if kind.isdecimal():
             return int(kind), {"retry-after": "7"} if kind == "429" else {}, b""
         if kind in ("html", "empty"):

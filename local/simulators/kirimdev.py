@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 
-from local.simulators import Answer
+from local.simulators import Answer, Change, Faults
 
 #: The account of the documentation, its key, and the conversation that its ETag speaks of.
 SAMPLE_ACCOUNT = "106540352242922"
@@ -50,16 +50,6 @@ PARAMETERS = ("status", "contact_id", "updated_since")
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECRET = b"the simulator's own"
-
-
-class Change(NamedTuple):
-    """One change as it was made: what a poller must not lose."""
-
-    stream: str
-    kind: str
-    id: str
-    at_ms: int
-    account: str
 
 
 @dataclass
@@ -96,13 +86,6 @@ class _Account:
     organisation: str
     conversations: dict[str, _Conversation] = field(default_factory=dict)
     messages: dict[str, _Message] = field(default_factory=dict)
-
-
-@dataclass
-class _Fault:
-    path_prefix: str
-    kind: str
-    times: int
 
 
 class _Refused(Exception):
@@ -172,7 +155,7 @@ class Kirimdev:
         self._accounts: dict[str, _Account] = {}
         self._home: dict[str, str] = {}  # Account by id of a conversation or message, for good.
         self._cache: dict[tuple[str, str], tuple[float, dict[str, Any], str]] = {}
-        self._faults: list[_Fault] = []
+        self._faults = Faults()
         self._ids = count(1)
         self.add_organisation("sample", SAMPLE_KEY)
         self.add_account("sample", SAMPLE_ACCOUNT)
@@ -343,7 +326,7 @@ class Kirimdev:
                 ``invalid_cursor``.
         """
         with self._lock:
-            self._faults.append(_Fault(path_prefix, kind, times))
+            self._faults.add(path_prefix, kind, times)
 
     # What a client sees.
 
@@ -376,19 +359,18 @@ class Kirimdev:
         headers: Mapping[str, str],
         request_id: str,
     ) -> Answer:
-        fault = next((f for f in self._faults if f.times and path.startswith(f.path_prefix)), None)
-        if fault is None:
+        kind = self._faults.take(path)
+        if not kind:
             return self._route(method, path, query, headers, request_id)
-        fault.times -= 1
-        if fault.kind == "invalid_cursor":
+        if kind == "invalid_cursor":
             raise _Refused(400, "invalid_request_error", "invalid_cursor")
-        if fault.kind.isdecimal():
-            more = {"retry-after": "7"} if fault.kind == "429" else {}
-            return int(fault.kind), more, b""
-        if fault.kind == "truncated":
+        if kind.isdecimal():
+            more = {"retry-after": "7"} if kind == "429" else {}
+            return int(kind), more, b""
+        if kind == "truncated":
             status, more, content = self._route(method, path, query, headers, request_id)
             return status, more, content[: len(content) // 2]
-        content = {"html": b"<html><body>Sign in</body></html>", "empty": b""}[fault.kind]
+        content = {"html": b"<html><body>Sign in</body></html>", "empty": b""}[kind]
         return 200, {"content-type": "text/html"}, content
 
     def _route(

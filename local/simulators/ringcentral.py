@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from local.simulators import Answer
+from local.simulators import Answer, Change, Faults
 
 KNOBS = (
     "token_s",
@@ -44,16 +44,6 @@ CALLS_MAX = 7
 NO_PERSON = ("Department", "Announcement", "Voicemail", "FaxUser", "PagingOnly", "IvrMenu")
 MESSAGES = {400: "Bad request", 401: "Unauthorized", 403: "Forbidden", 404: "Not found"}
 STATUSES = ("Ringing", "CallConnected", "OnHold", "ParkedCall")
-
-
-class Change(NamedTuple):
-    """One change as it was made: what a poller must not lose."""
-
-    stream: str
-    kind: str
-    id: str
-    at_ms: int
-    account: str
 
 
 @dataclass
@@ -98,13 +88,6 @@ class _Budget:
     began_s: float = 0.0
     used: int = 0
     blocked_until_s: float = 0.0
-
-
-@dataclass
-class _Fault:
-    path_part: str
-    kind: str
-    times: int
 
 
 class RingCentral:
@@ -177,7 +160,7 @@ class RingCentral:
         self._home: dict[str, str] = {}  # Account by the id of a message or a call.
         self._syncs: dict[str, _Sync] = {}
         self._budgets: dict[tuple[str, str], _Budget] = {}
-        self._faults: list[_Fault] = []
+        self._faults = Faults()
         self._ids = count(9007199254740993)  # 2**53 + 1: no float can hold it.
 
     # What an operator of the simulation does.
@@ -377,7 +360,7 @@ class RingCentral:
                 ``html``, ``empty``, ``truncated``.
         """
         with self._lock:
-            self._faults.append(_Fault(path_part, kind, times))
+            self._faults.add(path_part, kind, times)
 
     # What a client sees.
 
@@ -406,17 +389,16 @@ class RingCentral:
         headers: Mapping[str, str],
         body: bytes,
     ) -> Answer:
-        fault = next((f for f in self._faults if f.times and f.path_part in path), None)
-        if fault is None:
+        kind = self._faults.take(path)
+        if not kind:
             return self._route(method, path, query, headers, body)
-        fault.times -= 1
-        if fault.kind.isdecimal():
-            more = {"retry-after": "7"} if fault.kind in ("429", "503") else {}
-            return int(fault.kind), more, b'{"errorCode": "CMN-211"}'
-        if fault.kind == "truncated":
+        if kind.isdecimal():
+            more = {"retry-after": "7"} if kind in ("429", "503") else {}
+            return int(kind), more, b'{"errorCode": "CMN-211"}'
+        if kind == "truncated":
             status, more, content = self._route(method, path, query, headers, body)
             return status, more, content[: len(content) // 2]
-        content = {"html": b"<html><body>Sign in</body></html>", "empty": b""}[fault.kind]
+        content = {"html": b"<html><body>Sign in</body></html>", "empty": b""}[kind]
         return 200, {"content-type": "text/html"}, content
 
     def _route(

@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate, parsedate_to_datetime
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote, unquote
 
-from local.simulators import Answer
+from local.simulators import Answer, Change, Faults
 
 TYPES = (
     "history",
@@ -43,16 +43,6 @@ INBOX, TRASH = 0, 5322
 LEFT_MESSAGE = 101
 
 
-class Change(NamedTuple):
-    """One change as it was made: what a poller must not lose."""
-
-    stream: str
-    kind: str
-    id: str
-    at_ms: int
-    account: str
-
-
 @dataclass
 class _Version:
     at_ms: int
@@ -71,13 +61,6 @@ class _Account:
     profile: dict[str, Any]
     settings: dict[str, Any]
     orders: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
-@dataclass
-class _Fault:
-    path_prefix: str
-    kind: str
-    times: int
 
 
 class YouMail:
@@ -134,7 +117,7 @@ class YouMail:
         self._accounts: dict[str, _Account] = {}
         self._home: dict[str, str] = {}  # Account by row id.
         self._tokens: dict[str, tuple[str, float]] = {}  # Account and end of life by token.
-        self._faults: list[_Fault] = []
+        self._faults = Faults()
         self._ids = count(9007199254740993)  # 2**53 + 1: no float can hold it.
         self.add_account(SAMPLE_ACCOUNT, "sample", "sample-password", "4255550100")
         stamps = zip(TYPES, SAMPLE.split(","), strict=True)
@@ -308,7 +291,7 @@ class YouMail:
                 ``error`` (an error body).
         """
         with self._lock:
-            self._faults.append(_Fault(path_prefix, kind, times))
+            self._faults.add(path_prefix, kind, times)
 
     # What a client sees.
 
@@ -333,19 +316,18 @@ class YouMail:
     def _faulty(
         self, path: str, parts: list[str], query: Mapping[str, str], headers: Mapping[str, str]
     ) -> Answer:
-        fault = next((f for f in self._faults if f.times and path.startswith(f.path_prefix)), None)
-        if fault is None:
+        kind = self._faults.take(path)
+        if not kind:
             return self._route(parts, query, headers)
-        fault.times -= 1
-        if fault.kind.isdecimal():
-            more = {"retry-after": "7"} if fault.kind == "429" else {}
-            return int(fault.kind), more, b""
-        if fault.kind == "truncated":
+        if kind.isdecimal():
+            more = {"retry-after": "7"} if kind == "429" else {}
+            return int(kind), more, b""
+        if kind == "truncated":
             status, more, content = self._route(parts, query, headers)
             return status, more, content[: len(content) // 2]
-        if fault.kind == "error":
+        if kind == "error":
             return _error(200, "ServiceUnavailable")
-        content = {"html": b"<html><body>Sign in</body></html>", "empty": b""}[fault.kind]
+        content = {"html": b"<html><body>Sign in</body></html>", "empty": b""}[kind]
         return 200, {"content-type": "text/html"}, content
 
     def _route(

@@ -136,12 +136,13 @@ class Delta:
         # What earlier invocations of a long drain listed is not remembered.
         listed: set[str] | None = None if drain.resume or not drain.full else set()
         start = Start(drain.since_ms, drain.place, drain.resume)
-        told: frozenset[tuple[str, str]] = frozenset()
+        told: set[tuple[str, str]] = set()
         pages: list[Page] = []
         page = Page(())
         for page in self._provider.delta(account, self._job.stream, start, self._world.http.fetch):
             pages.append(page)
-            listed = _listed(listed, page)
+            if listed is not None:
+                listed = _listed(listed, page)
             self._counts["gaps"] += page.gaps
             clock_ms = _clock_ms(page, self._world.clock())
             newest_ms = max(drain.newest_ms, decide.newest_ms(page.rows, clock_ms))
@@ -311,15 +312,17 @@ class Delta:
             self._world.state.settle(self._job, done)
 
 
-def _listed(listed: set[str] | None, page: Page) -> set[str] | None:
-    """Add the ids of a page; a list that may lack something is no list of everything."""
-    if listed is None or not page.whole or not all(bad.id for bad in page.bad):
+def _listed(listed: set[str], page: Page) -> set[str] | None:
+    """Add the ids of a page, in place; a list that may lack something is none of everything."""
+    if not page.whole or not all(bad.id for bad in page.bad):
         return None
-    return listed | {row.id for row in page.rows} | {bad.id for bad in page.bad}
+    listed.update(row.id for row in page.rows)
+    listed.update(bad.id for bad in page.bad)
+    return listed
 
 
-def _versions(page: Page) -> frozenset[tuple[str, str]]:
-    return frozenset((row.id, f"{row.updated_at}@{row.deleted}") for row in page.rows)
+def _versions(page: Page) -> set[tuple[str, str]]:
+    return {(row.id, f"{row.updated_at}@{row.deleted}") for row in page.rows}
 
 
 def _clock_ms(page: Page, now_ms: int) -> int:

@@ -59,6 +59,7 @@ class Hosts:
 
     def __init__(self, own: Iterable[str], allowed: Iterable[str] = ()) -> None:
         self._origins: dict[str, Origin] = {}
+        self._normal: dict[str, str] = {}  # Every account of a shard asks for the same two.
         for where, bases in (("the provider's hosts", own), ("AllowedHosts", allowed)):
             for position, base in enumerate(bases, 1):
                 origin = _origin(base, f"{where}, entry {position}", where == "AllowedHosts")
@@ -71,12 +72,15 @@ class Hosts:
         Raises:
             Misconfigured: It may not be asked, or is no base URL.
         """
+        if base_url in self._normal:
+            return self._normal[base_url]
         origin = _origin(base_url, "host", operator=False)
         if origin.base not in self._origins:
             raise Misconfigured(
                 f"host {origin.host!r} is not allowed as {origin.base!r};"
                 " add it to the AllowedHosts parameter"
             )
+        self._normal[base_url] = origin.base
         return origin.base
 
     def admit(self, request: Request) -> Origin:
