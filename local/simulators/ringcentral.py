@@ -175,7 +175,7 @@ class RingCentral:
         owner: str = "133128004",
         kind: str = "User",
     ) -> None:
-        """Add an extension of RingCentral's account *owner*."""
+        """Add an extension of RingCentral's account *owner*; a credential may have several."""
         presence = {
             "presenceStatus": "Available",
             "userStatus": "Available",
@@ -466,8 +466,12 @@ class RingCentral:
         refusal, more = self._spend(id_, "light", self.light_per_minute)
         if refusal:
             return refusal
-        if owner not in ("~", account.owner) or extension not in ("~", id_):
+        id_ = id_ if extension == "~" else extension
+        # A user reads the other extensions that were added under its own credential, too.
+        own = id_ in self._accounts and self._accounts[id_].secrets == account.secrets
+        if owner not in ("~", account.owner) or not own:
             return _error(403, "CMN-408")
+        account = self._accounts[id_]
         if account.forbidden.get(name):
             return _error(403, account.forbidden[name])
         if method != "GET" or name not in ("message-sync", "presence"):
@@ -484,6 +488,7 @@ class RingCentral:
         budget.used += 1
         if budget.used > limit or budget.blocked_until_s > now_s:
             budget.blocked_until_s = now_s + self.penalty_s
+            self.requests["refused"] += 1
             status, more, content = _error(429, "CMN-301")
             if self.says_retry_after:
                 more["retry-after"] = str(self.penalty_s)

@@ -2,7 +2,7 @@
 What drives a provider's module in a test: a simulator in place of the network, and no sockets.
 
 ``Wire`` answers requests as ``pollwire.http`` does: a status that a request does not expect is an
-error before the module sees it.
+error before the module sees it. A delta has it raised by its ``fetch``, a check has it thrown in.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from dataclasses import replace
 from typing import Protocol
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from pollwire.errors import Malformed, RateLimited, Rejected, Unavailable
+from pollwire.errors import PollwireError
+from pollwire.http import failure_of
 from pollwire.model import (
     Account,
     Checking,
     Fetch,
+    Grant,
     Page,
     Request,
     Response,
@@ -92,23 +94,31 @@ class Canned:
 
 
 def _response(request: Request, status: int, headers: Mapping[str, str], body: bytes) -> Response:
-    if status in request.expect:
-        return Response(status, {name.lower(): value for name, value in headers.items()}, body)
-    if status in (401, 403):
-        raise Rejected(f"{status}")
-    if status == 429:
-        raise RateLimited("429", retry_after_s=int(headers.get("retry-after", 0)))
-    if status >= 500:
-        raise Unavailable(f"{status}")
-    raise Malformed(f"unexpected status {status}")
+    headers = {name.lower(): value for name, value in headers.items()}
+    host = urlsplit(request.url).netloc
+    failure = failure_of(status, request.expect, host, headers.get("retry-after", ""), now_s=0)
+    if failure:
+        raise failure
+    return Response(status, headers, body)
 
 
 def run(checking: Checking, fetch: Fetch) -> Seen:
-    """Drive one check to its end."""
+    """
+    Drive one check to its end, as :meth:`pollwire.http.Http.run` does.
+
+    Raises:
+        PollwireError: The check raised it, or was thrown it and does not handle it.
+    """
     try:
         request = next(checking)
         while True:
-            request = checking.send(fetch(request))
+            assert isinstance(request, Request)
+            try:
+                response = fetch(request)
+            except PollwireError as error:
+                request = checking.throw(error)
+            else:
+                request = checking.send(response)
     except StopIteration as stop:
         seen = stop.value
         assert isinstance(seen, Seen)
@@ -117,7 +127,7 @@ def run(checking: Checking, fetch: Fetch) -> Seen:
 
 def fresh(account: Account, token: str = "") -> Account:
     """Return the account with *token* as the stored one, and nothing of earlier calls."""
-    return replace(account, token=Token(lambda: token))
+    return replace(account, token=Token(lambda: Grant(token)))
 
 
 def pages(

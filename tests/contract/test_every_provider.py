@@ -18,9 +18,10 @@ from pollwire.errors import (
     Unavailable,
 )
 from pollwire.events import digest
-from pollwire.model import Seen, Start, Token
+from pollwire.model import Grant, Seen, Start, Token
 from pollwire.providers import registered
 
+from tests.contract import driver
 from tests.contract.driver import Wire
 from tests.contract.subjects import SUBJECTS, Clock
 
@@ -115,21 +116,13 @@ class Bench:
         self.world.clock.now_s += seconds
 
     def account(self, token=""):
-        return replace(self.world.account, token=Token(lambda: token, self.tokens.append))
+        return replace(self.world.account, token=Token(lambda: Grant(token), self._note))
+
+    def _note(self, grant):
+        self.tokens.append(grant.value)
 
     def check(self, seen=Seen(), wire=None):  # noqa: B008 (it is frozen)
-        """Drive a check as pollwire.http does: what goes wrong is thrown into it."""
-        checking, wire = self.provider.check(self.account(), seen), wire or self.wire
-        step, given = checking.send, None
-        while True:
-            try:
-                request = step(given)
-            except StopIteration as stop:
-                return stop.value
-            try:
-                step, given = checking.send, wire(request)
-            except PollwireError as error:
-                step, given = checking.throw, error
+        return driver.run(self.provider.check(self.account(), seen), wire or self.wire)
 
     def marks(self, seen):
         return self.provider.marks(self.world.account, seen.raw)

@@ -147,24 +147,22 @@ class Follower:
         self.deltas = self.gaps = 0
         self.changes = []
 
-    def poll(self):
+    def poll(self, mode=decide.LIVE):
         seen = check(self.wire, self.seen, self.account)
         moved = Intelli().marks(self.account, seen.raw) != Intelli().marks(
             self.account, self.seen.raw
         )
         self.seen = seen
         if moved:
-            self.drain()
+            self.drain(mode)
         return moved
 
-    def drain(self):
+    def drain(self, mode=decide.LIVE):
         stream = Intelli.streams["messages"]
         start = decide.start(self.reached_ms, self.previous_ms, "", stream)
         found = pages(self.wire, start.since_ms, account=self.account)
         every = [row for page in found for row in page.rows]
-        decision = decide.decide(
-            every, self.records, stream, decide.LIVE, int(self.clock.now_s * 1000)
-        )
+        decision = decide.decide(every, self.records, stream, mode, int(self.clock.now_s * 1000))
         self.deltas += 1
         self.gaps += sum(page.gaps for page in found)
         self.changes += decision.changes
@@ -427,7 +425,25 @@ def test_the_document_in_our_normal_form():
         "to": [{"phoneNumber": "61255588885"}],
         "subject": "Hello mommy",
     }
+    origin = found["517509fee4b0b1be3f128ef5"]
+    assert (origin.updated_at, origin.at_ms) == ("1366624766", 1_366_624_766_000)
+    assert origin.body == {
+        "id": "517509fee4b0b1be3f128ef5",
+        "type": "SMS",
+        "direction": "Outbound",
+        "creationTime": "2013-04-22T09:59:26.000Z",
+        "to": [{"phoneNumber": "61555879987"}],
+        "subject": "Reply> ggghhh",
+    }
     assert len(found) == 3
+
+
+def test_the_document_is_the_mark_of_its_newest_message():
+    wire = canned(DOCUMENT.encode())
+    seen = check(wire)
+
+    assert seen.raw.startswith(f"{1_366_624_802 - OVERLAP_S}:")
+    assert check(wire, seen) is seen
 
 
 def test_the_simulator_answers_with_the_document(simulator):
@@ -1052,6 +1068,55 @@ def test_a_stored_answer_that_cannot_be_read_is_as_good_as_none(simulator, wire)
 
 
 # All of it
+
+
+@semantics
+def test_what_there_was_at_first_is_never_told(simulator, wire, clock, inclusive):
+    """Nor asked for again from the beginning, which would be all of the collection as news."""
+    simulator.inclusive = inclusive
+    for n in range(250):
+        simulator.receive(ACCOUNT.id, at_s=NOW_S - 40 * n)
+    follower = Follower(wire, clock)
+    while follower.poll(decide.BASELINE):
+        pass
+    asked = len(wire.sent)
+    for _ in range(3):
+        clock.now_s += 60
+        new = simulator.receive(ACCOUNT.id)
+        while follower.poll():
+            pass
+        assert list(follower.told()) == [new]
+        follower.changes.clear()
+
+    assert min(sinces(wire)[asked:]) > NOW_S - 3600
+
+
+@semantics
+def test_a_message_of_a_writer_that_is_minutes_behind_comes_with_the_next(
+    simulator, wire, clock, inclusive
+):
+    simulator.inclusive = inclusive
+    follower = Follower(wire, clock)
+    for _ in range(3):
+        clock.now_s += 60
+        simulator.receive(ACCOUNT.id)
+        follower.poll()
+    late = simulator.receive(ACCOUNT.id, at_s=clock.now_s - OVERLAP_S - 120)
+    clock.now_s += 60
+    simulator.receive(ACCOUNT.id)
+
+    assert follower.poll()
+    assert follower.told()[late] == 1
+
+
+@pytest.mark.parametrize("ask", [check, pages], ids=["check", "delta"])
+def test_a_request_that_is_refused_is_not_repeated_at_once(simulator, wire, ask):
+    simulator.fail_next("/services", "429", times=9)
+
+    with pytest.raises(RateLimited):
+        ask(wire)
+
+    assert len(wire.sent) == 1
 
 
 @semantics

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from pollwire import decide, marks
 from pollwire.errors import (
+    Forbidden,
     Malformed,
     Misconfigured,
     RateLimited,
@@ -277,6 +278,175 @@ def test_the_story_of_the_seed(simulator, clock, messages, presence):
     assert presence.drain() + messages.drain() == []
 
 
+#: What the first two notifications of the story say, as JSON.
+RINGING = """
+{
+    "extensionId": 133165004,
+    "telephonyStatus": "Ringing",
+    "activeCalls": [
+        {
+            "id": "448115d0d81241fcaf4fc0d0b01c0ef9",
+            "direction": "Inbound",
+            "from": "+14158905908",
+            "to": "+16505819987",
+            "telephonyStatus": "Ringing",
+            "sessionId": "14860368004"
+        }
+    ],
+    "sequence": 107945,
+    "presenceStatus": "Available",
+    "userStatus": "Available",
+    "dndStatus": "DoNotAcceptDepartmentCalls",
+    "allowSeeMyPresence": true,
+    "ringOnMonitoredCall": false,
+    "pickUpCallsOnHold": false
+}
+"""
+ENDED = """
+{
+    "extensionId": 133165004,
+    "telephonyStatus": "NoCall",
+    "activeCalls": [
+        {
+            "id": "448115d0d81241fcaf4fc0d0b01c0ef9",
+            "direction": "Inbound",
+            "from": "+14158905908",
+            "to": "+16505819987",
+            "telephonyStatus": "NoCall",
+            "sessionId": "14860368004",
+            "terminationType": "final"
+        }
+    ],
+    "sequence": 107946,
+    "presenceStatus": "Available",
+    "userStatus": "Available",
+    "dndStatus": "DoNotAcceptDepartmentCalls",
+    "allowSeeMyPresence": true,
+    "ringOnMonitoredCall": false,
+    "pickUpCallsOnHold": false
+}
+"""
+#: And its third, as it came.
+LEFT = """
+{
+    "uuid": "bc8cfb3d-661e-4393-9210-f3ff5be73ebc",
+    "event": "/restapi/v1.0/account/133128004/extension/133165004/message-store",
+    "timestamp": "2016-10-26T16:46:29.437Z",
+    "subscriptionId": "a8d72076-a1ce-42b3-86d7-5835ce9df152",
+    "body": {
+        "extensionId": 133165004,
+        "lastUpdated": "2016-10-26T16:46:22.553+0000",
+        "changes": [{"type": "VoiceMail", "newCount": 1, "updatedCount": 0}]
+    }
+}
+"""
+#: The sample of the message event, with its commas and brackets put right.
+PAGER_AND_SMS = """
+{
+    "timestamp": "2014-04-29T14:29:27.408+0000",
+    "uuid": "b11c9430-9687-4498-b12b-3fcb470bfe04",
+    "event": "/restapi/v1.0/account/~/extension/406149828004/message-store",
+    "ownerId": "406149828004",
+    "subscriptionId": "9d38419f-645f-4ee3-a053-8cf1368c21c4",
+    "body": {
+        "accountId": "406149828004",
+        "extensionId": "406149828004",
+        "lastUpdated": "2014-04-29T14:29:20.531+0000",
+        "changes": [
+            {"type": "Pager", "updatedCount": 1, "newCount": 0},
+            {"type": "SMS", "updatedCount": 0, "newCount": 1}
+        ]
+    }
+}
+"""
+
+
+@pytest.mark.parametrize("document", [RINGING, ENDED], ids=["ringing", "ended"])
+def test_presence_as_the_documentation_has_it_is_read_as_it_stands(document):
+    said = json.loads(document)
+    (page,) = answered("presence", said)
+    state, row = page.rows
+    del said["sequence"]  # A number of the notification's; ours counts what we tell.
+
+    assert page.bad == ()
+    assert page.whole
+    assert row.id == "14860368004:448115d0d81241fcaf4fc0d0b01c0ef9"
+    assert (row.direction, row.extension) == ("Inbound", EXTENSION)
+    assert row.deleted is (document == ENDED)
+    assert row.body == said
+    assert {name: state.body[name] for name in said if name != "activeCalls"} == {
+        name: value for name, value in said.items() if name != "activeCalls"
+    }
+    assert state.id == "presence"
+    assert "activeCalls" not in state.body
+
+
+def told_of(account, owner, before, after):
+    """Tell as events what is new in *after*, both answers of message-sync."""
+    stream = STREAMS["message-store"]
+    composer = Composer("ringcentral", "office", account.id, "message-store", stream, "t", owner)
+    records, events = {}, []
+    for answer, mode in ((before, decide.BASELINE), (after, decide.LIVE)):
+        wire = Wire(Canned(json.dumps(answer).encode()), HOSTS.values())
+        (page,) = pages(wire, account=account, token="token")
+        assert page.bad == ()
+        decision = decide.decide(page.rows, records, stream, mode, NOW_MS)
+        records |= decision.records
+        events += [composer.event(change, 1, NOW_MS) for change in decision.changes]
+    return [json.loads(event.body) for event in events]
+
+
+def changes_of(document):
+    """Say what the changes of a document are, those that are none left out."""
+    return [
+        {name: value for name, value in change.items() if value != 0}
+        for change in document["body"]["changes"]
+    ]
+
+
+def test_the_voicemail_of_the_story_is_told_as_the_story_tells_it():
+    document = json.loads(LEFT)
+    at = document["body"]["lastUpdated"]
+    left = record(
+        extensionId=document["body"]["extensionId"],
+        type=document["body"]["changes"][0]["type"],
+        creationTime=at,
+        lastModifiedTime=at,
+    )
+
+    (event,) = told_of(ACCOUNT, OWNER, sync_of(), sync_of(left))
+
+    assert event["event"] == f"{document['event']}?type=VoiceMail&direction=Inbound"
+    assert event["body"]["extensionId"] == str(document["body"]["extensionId"])
+    assert event["body"]["lastUpdated"] == at.replace("+0000", "Z")
+    assert event["body"]["changes"] == changes_of(document)
+    assert document.keys() <= event.keys()
+    assert document["body"].keys() <= event["body"].keys()
+
+
+def test_an_updated_pager_message_and_a_new_sms_are_told_as_documented():
+    document = json.loads(PAGER_AND_SMS)
+    body = document["body"]
+    account = replace(ACCOUNT, id=body["extensionId"])
+    old = {"extensionId": account.id, "creationTime": "2014-04-29T10:00:00.000+0000"}
+    pager = record(1, **old, type="Pager", lastModifiedTime=old["creationTime"])
+    updated = pager | {"lastModifiedTime": body["lastUpdated"], "readStatus": "Read"}
+    new = record(2, **dict.fromkeys(("creationTime", "lastModifiedTime"), body["lastUpdated"]))
+    new |= {"extensionId": account.id}
+
+    events = told_of(account, body["accountId"], sync_of(pager), sync_of(updated, new))
+
+    assert [event["body"]["changes"] for event in events] == [[one] for one in changes_of(document)]
+    for event, type_ in zip(events, ("Pager", "SMS"), strict=True):
+        path = document["event"].replace("~", body["accountId"])
+        assert event["event"] == f"{path}?type={type_}&direction=Inbound"
+        assert event["ownerId"] == document["ownerId"]
+        assert event["body"]["accountId"] == body["accountId"]
+        assert event["body"]["extensionId"] == body["extensionId"]
+        assert event["body"]["lastUpdated"] == body["lastUpdated"].replace("+0000", "Z")
+        assert document.keys() <= event.keys()
+
+
 # Authentication
 
 
@@ -304,7 +474,7 @@ def test_a_token_is_shared_and_used_again(simulator, wire):
     list(RingCentral().delta(account, "message-store", Start(), wire))
     list(RingCentral().delta(account, "presence", Start(), wire))
 
-    assert shared == [account.token.value]
+    assert [one.value for one in shared] == [account.token.value]
     assert simulator.requests["token"] == 1
 
 
@@ -313,7 +483,7 @@ def test_a_shared_token_saves_the_call(simulator, wire):
     driver.run(
         RingCentral().check(replace(ACCOUNT, token=Token(share=shared.append)), Seen()), wire
     )
-    check(wire, token=shared[0])
+    check(wire, token=shared[0].value)
 
     assert simulator.requests["token"] == 1
 
@@ -342,7 +512,7 @@ def test_a_token_that_ends_between_two_requests_is_renewed(simulator, wire):
     simulator.on_page = lambda records: simulator.expire_tokens()
     del wire.sent[:]
 
-    assert check(wire, token=shared[0]).raw
+    assert check(wire, token=shared[0].value).raw
     assert names(wire) == ["message-sync", "presence", "token", "presence"]
 
 
@@ -418,7 +588,7 @@ def test_six_sessions_end_the_first(simulator, wire):
         driver.run(RingCentral().check(account, Seen()), wire)
     before = simulator.requests["token"]
 
-    check(wire, token=shared[0])
+    check(wire, token=shared[0].value)
 
     assert simulator.requests["token"] == before + 1
 
@@ -657,7 +827,7 @@ def test_a_stream_without_permission_leaves_the_other_alone(simulator, wire, clo
     simulator.forbid(EXTENSION, "message-sync", code)
     last = check(wire, later)
     assert list(RingCentral().marks(ACCOUNT, last.raw)) == ["presence"]
-    with pytest.raises(Rejected):
+    with pytest.raises(Forbidden):
         pages(wire)
 
 
@@ -710,6 +880,32 @@ def test_a_failure_is_an_error_with_a_name(simulator, wire, path, kind, error):
         pages(wire, stream, cursor="" if path == "presence" else json.loads(seen.raw)["sync"])
 
 
+@pytest.mark.parametrize("stream", STREAMS)
+def test_an_answer_of_parts_is_none_whatever_it_holds(stream):
+    """Each part of a 207 has a status of its own: some may have failed."""
+    body = json.dumps(sync_of(record()) | json.loads(RINGING)).encode()
+    assert pages(Wire(Canned(body), HOSTS.values()), stream, token="token")[0].rows
+    wire = Wire(Canned(body, status=207), HOSTS.values())
+
+    for start in ({}, {"cursor": "t0"}):
+        with pytest.raises(Malformed, match="207"):
+            pages(wire, stream, token="token", **start)
+
+
+@pytest.mark.parametrize("name", ["message-sync", "presence"])
+def test_a_check_takes_no_answer_of_parts(simulator, wire, name):
+    seen = check(wire)
+    good = simulator.handle
+
+    def parts(method, path, *asked):
+        status, headers, body = good(method, path, *asked)
+        return (207 if path.endswith(name) else status), headers, body
+
+    simulator.handle = parts
+    with pytest.raises(Malformed, match="207"):
+        check(wire, seen)
+
+
 def test_the_penalty_starts_again_when_it_is_disturbed(simulator, wire, clock):
     simulator.configure(light_per_minute=2, auth_per_minute=100)
     check(wire)
@@ -727,12 +923,17 @@ def test_the_penalty_starts_again_when_it_is_disturbed(simulator, wire, clock):
     assert check(wire).raw
 
 
-def test_a_refusal_need_not_say_how_long(simulator, wire):
+def test_who_is_not_told_how_long_to_wait_waits_for_half_a_minute(simulator, wire):
+    """And asks nothing more meanwhile: every request would start the penalty again."""
     simulator.configure(light_per_minute=2, says_retry_after=False, auth_per_minute=100)
     check(wire)
+    del wire.sent[:]
 
-    with pytest.raises(RateLimited):
+    with pytest.raises(RateLimited) as error:
         check(wire)
+
+    assert error.value.retry_after_s >= 30
+    assert names(wire) == ["token", "message-sync"]
 
 
 @pytest.mark.parametrize("prefix", ["X-Rate-Limit", "X-RateLimit"])
@@ -942,6 +1143,20 @@ def test_a_lost_token_tells_nothing_twice_and_loses_nothing(simulator, clock, me
     assert kinds(messages.drain()) == ["updated"]
     simulator.mark_read(other)
     assert kinds(messages.drain()) == ["updated"]
+
+
+def test_a_change_of_a_message_weeks_old_is_told_after_a_lost_token(simulator, clock, messages):
+    """It is listed under its creation then, far behind the newest."""
+    old = simulator.receive_sms(EXTENSION, at_ms=NOW_MS - 29 * DAY_MS)
+    crowd(simulator, RECORDS + 50)
+    for _ in range(3):
+        messages.drain()
+        clock.now_ms += 60_000
+    simulator.mark_read(old)
+    simulator.expire_syncs()
+
+    (event,) = messages.drain()
+    assert (event["body"]["change"], event["body"]["record"]["id"]) == ("updated", old)
 
 
 def test_a_place_that_cannot_be_read_restarts(wire):
@@ -1219,6 +1434,42 @@ def test_the_life_of_a_message(simulator, clock, messages):
     assert told == ["created", "updated", "updated", "deleted", "created", "deleted"]
     made = [change.kind for change in simulator.journal]
     assert told == made
+
+
+def test_what_happens_within_one_millisecond_is_told_step_by_step(simulator, messages):
+    """The time says nothing then; state and availability do."""
+    messages.drain()
+    told, message = [], simulator.receive_sms(EXTENSION)
+    told += kinds(messages.drain())
+    for step in (simulator.mark_read, simulator.delete, simulator.restore):
+        step(message)
+        told += kinds(messages.drain())
+        assert messages.drain() == []
+
+    assert told == ["created", "updated", "deleted", "created"]
+
+
+def test_a_whole_message_that_is_deleted_under_its_old_time_is_told():
+    dead = record(availability="Deleted")
+
+    (event,) = told_of(ACCOUNT, OWNER, sync_of(record()), sync_of(dead))
+
+    assert event["body"]["change"] == "deleted"
+
+
+@pytest.mark.parametrize("name", ["id", "conversationId", "extensionId"])
+def test_an_id_that_becomes_a_text_is_no_change(name):
+    number = record() | {name: int(EXTENSION)}
+    text = number | {name: EXTENSION}
+
+    assert told_of(ACCOUNT, OWNER, sync_of(number), sync_of(text)) == []
+
+
+@pytest.mark.parametrize("name", ["readStatus", "messageStatus", "priority", "brandNew"])
+def test_a_value_that_nobody_knows_passes_through(name):
+    (row,) = synced(record(**{name: "SomethingNew"})).rows
+
+    assert row.body[name] == "SomethingNew"
 
 
 def test_a_tombstone_carries_what_was_known(simulator, clock, messages):
@@ -1573,6 +1824,7 @@ def test_what_names_a_call(fields, identity):
     ("termination", "listed", "deleted"),
     [
         ("final", True, True),
+        ("Final", True, True),
         ("intermediate", True, False),
         ("somethingNew", True, False),
         (None, False, False),
@@ -1583,6 +1835,14 @@ def test_only_final_ends_a_call(termination, listed, deleted):
     found = presence_of(call(status="NoCall", terminationType=termination)).rows[1:]
 
     assert [row.deleted for row in found] == [deleted] * listed
+
+
+@pytest.mark.parametrize("status", ["Ringing", "CallConnected", "OnHold", "SomethingNew"])
+def test_a_call_that_goes_on_has_not_ended_whatever_its_termination_says(status):
+    (row,) = presence_of(call(status=status, terminationType="final")).rows[1:]
+
+    assert not row.deleted
+    assert row.body["telephonyStatus"] == status
 
 
 def test_of_two_legs_under_one_id_the_one_that_goes_on_counts():

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from pollwire.errors import (
+    Forbidden,
     Malformed,
     Misconfigured,
     PollwireError,
@@ -327,6 +328,23 @@ def test_marks_are_named_by_index_and_unknown_ones_ignored(simulator, wire, coun
     assert marks == dict(list(named)[:count])
 
 
+def test_every_value_of_the_documents_example_is_the_mark_of_its_type():
+    example = (
+        b"243427273,34437373103,3373712092,3923844747,3923844747,3923844747,3923844747,3923844747"
+    )
+
+    assert YouMail().marks(ACCOUNT, answered(example).raw) == {
+        "history": "243427273",
+        "entry": "34437373103",
+        "contact": "3373712092",
+        "entitlement": "3923844747",
+        "greeting": "3923844747",
+        "account": "3923844747",
+        "settings": "3923844747",
+        "ecommerce": "3923844747",
+    }
+
+
 def test_a_missing_field_is_not_reported():
     assert "ecommerce" not in YouMail().marks(ACCOUNT, "1,2,3,4,5,6,7")
 
@@ -392,7 +410,7 @@ def test_a_token_is_shared_and_used_again(simulator, wire):
     list(YouMail().delta(account, "entry", Start(), wire))
     list(YouMail().delta(account, "contact", Start(), wire))
 
-    assert shared == [account.token.value]
+    assert [one.value for one in shared] == [account.token.value]
     assert simulator.requests["authenticate"] == 1
 
 
@@ -412,7 +430,7 @@ def test_an_expired_token_is_renewed_once(simulator, wire):
 def test_a_second_refusal_is_final(simulator, wire, status):
     simulator.fail_next("/api/v4/messagebox", status, times=5)
 
-    with pytest.raises(Rejected):
+    with pytest.raises(Forbidden):  # Just this lookup: the credential was taken.
         pages(wire, "entry", token="stale")
 
     assert simulator.requests["authenticate"] == 1
@@ -431,9 +449,10 @@ def test_a_token_that_expires_between_two_pages_is_renewed(simulator, wire):
 def test_a_wrong_password_is_rejected_after_one_try(simulator, wire):
     account = replace(ACCOUNT, credential={"username": "4255550107", "password": "wrong"})
 
-    with pytest.raises(Rejected):
+    with pytest.raises(Rejected) as caught:
         pages(wire, "entry", account=account)
 
+    assert not isinstance(caught.value, Forbidden)  # All streams are left alone, not this one only.
     assert len(wire.sent) == 1
 
 
@@ -648,6 +667,17 @@ def test_a_row_that_arrives_between_two_pages_moves_no_other(simulator, wire, cl
     simulator.on_page = arrive
 
     assert [row.id for row in rows(wire, "entry")] == made
+
+
+def test_a_row_that_arrives_first_in_a_list_newest_first_hides_no_other():
+    """A server that sorts in its own way: the rest moves by one, and a row is listed twice."""
+    full = [entry(number) for number in range(PAGE_LENGTH + 5, 0, -1)]
+    first, rest = full[:PAGE_LENGTH], full[PAGE_LENGTH - 1 :]
+
+    found = listed("entry", {"entries": first}, {"entries": rest})
+
+    assert {row.id for page in found for row in page.rows} == {str(one["id"]) for one in full}
+    assert not found[-1].resume
 
 
 def test_a_saved_place_is_where_the_list_goes_on(simulator, wire):

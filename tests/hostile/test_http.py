@@ -1291,6 +1291,84 @@ def test_a_check_may_handle_an_error(http_to):
         assert run(http_to(server), [("a", check())]) == {"a": Seen(raw="new")}
 
 
+def budget(remaining: int, window_s: int = 9) -> tuple[str, str]:
+    return f"X-Rate-Limit-Remaining: {int(remaining)}", f"X-Rate-Limit-Window: {window_s}"
+
+
+def test_what_counts_against_a_budget_that_is_used_up_is_not_asked(http_to):
+    def script(talk: Talk, request: bytes) -> None:
+        talk.send(answer(request.split()[1], *budget(b"/last" not in request)))
+
+    def check(*paths: str):
+        for path in paths:
+            yield Request(f"{server.base}/{path}", budget=path[0])
+        return Seen(raw="done")
+
+    with Server(script) as server:
+        found = run(
+            http_to(server),
+            {
+                "same": check("last", "lost"),
+                "other": check("last", "more", "more"),
+                "plenty": check("some", "some"),
+            }.items(),
+        )
+        asked = b"".join(server.requests)
+
+    assert (type(found["same"]), found["same"].retry_after_s) == (RateLimited, 9)
+    assert (found["other"], found["plenty"]) == (Seen(raw="done"), Seen(raw="done"))
+    assert b"/lost" not in asked
+
+
+def test_a_check_that_goes_on_asking_when_its_budget_is_used_up_is_over(http_to):
+    def check():
+        yield Request(server.base + "/last")
+        with suppress(RateLimited):
+            yield Request(server.base + "/lost")
+        yield Request(server.base + "/lost")
+
+    with Server(says(answer(b"{}", *budget(0)))) as server:
+        found = run(http_to(server), [("a", check())])
+
+    assert isinstance(found["a"], RateLimited)
+    assert not any(b"/lost" in request for request in server.requests)
+
+
+def test_a_run_tells_who_used_its_budget_up(http_to):
+    def script(talk: Talk, request: bytes) -> None:
+        talk.send(answer(b"{}", *budget(b"/last" not in request)))
+
+    spent: dict[str, int] = {}
+    with Server(script) as server:
+        checks = {"a": polling(f"{server.base}/some"), "b": polling(f"{server.base}/last")}
+        run = http_to(server).run(
+            checks.items(), requests_per_second=10_000, deadline_s=15, spent=spent
+        )
+        assert dict(run) == {"a": Seen(raw="{}"), "b": Seen(raw="{}")}
+
+    assert spent == {"b": 9}
+
+
+@pytest.mark.parametrize(
+    "last", [answer(b"{}", *budget(0)), answer(status="429 No")], ids=["used up", "refused"]
+)
+def test_a_shared_budget_that_is_used_up_stops_all_that_was_not_asked(http_to, last):
+    def script(talk: Talk, request: bytes) -> None:
+        talk.send(last if b"/3 " in request else answer(b"{}"))
+
+    with Server(script) as server:
+        checks = ((number, polling(f"{server.base}/{number}")) for number in range(100))
+        found = dict(
+            http_to(server, connections=1).run(
+                checks, requests_per_second=10_000, deadline_s=15, shared=True
+            )
+        )
+
+    assert len(server.requests) == 4
+    assert {type(found[number]) for number in range(4, 100)} == {Unasked}
+    assert found.keys() == set(range(100))
+
+
 def test_one_bad_check_stops_no_other(http_to):
     def raises(error: BaseException):
         yield Request(f"{server.base}/a")

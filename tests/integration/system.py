@@ -16,8 +16,9 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from pollwire import http as http_rules
 from pollwire import wiring
-from pollwire.errors import PollwireError, Unavailable
+from pollwire.errors import PollwireError, Unasked, Unavailable
 from pollwire.http import Hosts, failure_of
 from pollwire.model import Checking, CheckJob, Connection, DeltaJob, Request, Response, Seen
 from pollwire.pipeline import World
@@ -54,12 +55,15 @@ class Http:
     Attributes:
         asked: Every request that was sent.
 
+        simulators: Of other providers, by their host.
+
         on_request: Called with each before it is answered; what it raises is the answer.
     """
 
     def __init__(self, hosts: Hosts, simulator: YouMail, clock: Clock) -> None:
         self.asked: list[Request] = []
         self.on_request: Callable[[Request], None] = lambda request: None
+        self.simulators: dict[str, Any] = {}
         self._hosts = hosts
         self._simulator = simulator
         self._clock = clock
@@ -72,7 +76,10 @@ class Http:
         query = dict(parse_qsl(url.query)) | dict(request.query)
         headers = {name.lower(): value for name, value in request.headers.items()}
         form = urlencode(request.form or {}).encode()
-        status, found, body = self._simulator.handle(request.method, url.path, query, headers, form)
+        if request.form is not None:
+            headers["content-type"] = "application/x-www-form-urlencoded"
+        simulator = self.simulators.get(host, self._simulator)
+        status, found, body = simulator.handle(request.method, url.path, query, headers, form)
         failure = failure_of(
             status, request.expect, host, found.get("retry-after", ""), self._clock() / 1000
         )
@@ -80,7 +87,7 @@ class Http:
             raise failure
         if status == 200 and not body:
             raise Unavailable(f"{host}: nothing in it")
-        return Response(status, found, body)
+        return Response(status, {name.lower(): text for name, text in found.items()}, body)
 
     def run(
         self,
@@ -88,20 +95,31 @@ class Http:
         *,
         requests_per_second: float,
         deadline_s: float,
+        shared: bool = False,
+        spent: dict[str, int],
     ) -> Iterator[tuple[str, Seen | PollwireError]]:
         assert requests_per_second > 0 < deadline_s
         for key, checking in checks:
-            yield key, self._run(checking)
+            if shared and spent:
+                yield key, Unasked("the budget that all share is used up")
+            else:
+                yield key, self._run(key, checking, spent)
 
-    def _run(self, checking: Checking) -> Seen | PollwireError:
+    def _run(self, key: str, checking: Checking, spent: dict[str, int]) -> Seen | PollwireError:
+        used_up: dict[str, int] = {}
         try:
             request = next(checking)
             while True:
                 try:
+                    if request.budget in used_up:
+                        raise http_rules.spent(used_up[request.budget])
                     answer = self.fetch(request)
                 except PollwireError as error:
                     request = checking.throw(error)
                 else:
+                    if answer.spent_s:
+                        used_up[request.budget] = answer.spent_s
+                        spent |= {} if request.budget else {key: answer.spent_s}
                     request = checking.send(answer)
         except StopIteration as stop:
             seen: Seen = stop.value
@@ -170,6 +188,8 @@ class System:
         faults: What AWS does instead of what it is asked for; see :class:`Client`.
 
         failed: URL and receipt handle of the messages that were reported failed.
+
+        streams: Those whose deltas are run.
     """
 
     clients: Callable[[str], Any]
@@ -180,6 +200,7 @@ class System:
     faults: dict[str, Callable[..., Any]]
     remaining_ms: Callable[[], int] = lambda: 60_000
     failed: list[tuple[str, str]] = field(default_factory=list)
+    streams: tuple[str, ...] = FIELDS
 
     def __post_init__(self) -> None:
         self.sqs = self.clients("sqs")
@@ -195,6 +216,13 @@ class System:
         http = self.world.http
         assert isinstance(http, Http)
         return http
+
+    def attach(self, name: str, simulator: Any) -> Any:
+        """Put another provider's simulator beside YouMail's; return it."""
+        provider = self.world.providers[name]
+        self.http.simulators[urlsplit(provider.hosts["api"]).netloc] = simulator
+        self.streams += tuple(provider.streams)
+        return simulator
 
     # What an operator does.
 
@@ -268,7 +296,7 @@ class System:
         return self.pump("check", self.environment["CHECKS_QUEUE_URL"], 1)
 
     def run_deltas(self) -> int:
-        return sum(self.pump("delta", self.deltas_url(stream), 5) for stream in FIELDS)
+        return sum(self.pump("delta", self.deltas_url(stream), 5) for stream in self.streams)
 
     def check(self, connection: Connection = SHOP) -> None:
         """Check every shard, due at this instant."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from itertools import pairwise
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pollwire import due
-from pollwire.model import CheckJob, Connection
+from pollwire.model import CheckJob, Connection, Turn
 
 MINUTE_MS = 60_000
 NOON_MS = 24_630_000 * MINUTE_MS
@@ -445,6 +446,60 @@ def test_checks_at_work_together_keep_to_the_rate(interval_s, shards):
     )
 
     assert together * due.requests_per_second(one) <= 100.0001
+
+
+@quick
+@given(
+    interval_s=st.integers(10, 86_400),
+    every_s=st.sampled_from([2, 3, 5, 10, 30]),
+    start_ms=st.integers(0, 10**12),
+)
+def test_looks_follow_each_other_from_one_regular_instant_to_the_next(
+    interval_s, every_s, start_ms
+):
+    first = CheckJob("shop", 3, start_ms, interval_s)
+    queue, found = [first], []
+    while queue:
+        job = queue.pop(0)
+        found.append(job)
+        queue += due.looks(job, interval_s, every_s)
+        if len(found) > 300:
+            break
+
+    after = [job.after_s for job in found]
+    assert after == [0, *range(every_s, interval_s - every_s + 1, every_s)][: len(after)]
+    assert all(job.due_ms == start_ms + job.after_s * 1000 for job in found)
+    assert all(job.interval_s == every_s for job in found[1:])
+    assert len(found) > 300 or interval_s - after[-1] < 2 * every_s
+
+
+@pytest.mark.parametrize(
+    ("after_s", "interval_s", "turns"),
+    [
+        pytest.param(0, 60, {5, 10, 15}, id="regular"),
+        pytest.param(5, 60, {5}, id="first look"),
+        pytest.param(10, 60, {5, 10}, id="second look"),
+        pytest.param(30, 60, {5, 10, 15}, id="half"),
+        pytest.param(50, 60, {5, 10}, id="the last of ten"),
+        pytest.param(55, 60, {5}, id="the last of five"),
+        pytest.param(20, 25, {5}, id="too near to the regular one for ten"),
+    ],
+)
+def test_what_is_asked_rarely_has_its_turn_at_some_looks_only(after_s, interval_s, turns):
+    turn = Turn(0, after_s, interval_s)
+
+    assert {every_s for every_s in (5, 10, 15) if turn.of(every_s)} == turns
+
+
+@quick
+@given(interval_s=st.integers(10, 900), shards=st.integers(1, 60))
+def test_looks_and_checks_together_keep_to_the_rate(interval_s, shards):
+    one = connection(interval_s=interval_s, shards=shards, requests_per_second=100)
+    at_once = min(shards, math.ceil(due.check_s(one) / (interval_s / shards)))
+    checks = at_once * due.requests_per_second(one, 5)
+    looks = shards * due.requests_per_second(one, 5, looks=True)
+
+    assert checks + looks <= 100.0001
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,7 @@ def test_the_envelope_is_that_of_the_seeds():
             "change": "created",
             "revision": 1,
             "sequence": 7,
+            "recordId": "m1",
             "record": {"text": "hi"},
         },
     }
@@ -410,6 +411,7 @@ OURS = {
     "change": "created",
     "revision": 1,
     "sequence": 7,
+    "recordId": "m1",
 }
 
 
@@ -427,7 +429,7 @@ def test_a_flat_body_has_the_fields_of_the_seed_and_a_sequence_of_our_own():
 
 
 @pytest.mark.parametrize(
-    "name", ["provider", "connection", "stream", "change", "revision", "sequence"]
+    "name", ["provider", "connection", "stream", "change", "revision", "sequence", "recordId"]
 )
 def test_a_flat_row_does_not_hide_what_is_ours(name):
     assert presence(body={**RINGING, name: "the row's own"})["body"][name] == OURS[name]
@@ -440,7 +442,7 @@ def test_a_flat_body_above_the_limit_keeps_the_fields_that_are_ours():
 
     body = presence(body=large)["body"]
 
-    assert body == {**OURS, "recordId": "m1", "hash": one.digest, "truncated": True}
+    assert body == {**OURS, "hash": one.digest, "truncated": True}
 
 
 def test_a_flat_body_leaves_the_row_as_it_was():

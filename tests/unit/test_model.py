@@ -254,3 +254,50 @@ def test_a_foreign_error_is_named_and_not_quoted(error, words):
 def test_a_setting_that_is_no_text_is_refused_by_name(value):
     with pytest.raises(Misconfigured, match=r"^connection\.settings\.backfill: a text"):
         Connection("shop", "youmail", settings={"backfill": value})
+
+
+# Rate budgets
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait_s"),
+    [
+        pytest.param({}, 0, id="nothing said"),
+        pytest.param(
+            {"x-rate-limit-remaining": "1", "x-rate-limit-window": "60"}, 0, id="one left"
+        ),
+        pytest.param({"x-rate-limit-remaining": "0", "x-rate-limit-window": "60"}, 60, id="window"),
+        pytest.param({"x-ratelimit-remaining": "0", "x-ratelimit-window": "9"}, 9, id="other name"),
+        pytest.param({"x-ratelimit-remaining": " 0 ", "x-ratelimit-reset": "7"}, 7, id="spaces"),
+        pytest.param({"x-ratelimit-remaining": "0"}, 1, id="not said until when"),
+        pytest.param({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "x"}, 1, id="nonsense"),
+        pytest.param({"x-ratelimit-remaining": "x", "x-ratelimit-reset": "7"}, 0, id="no number"),
+        pytest.param({"x-ratelimit-remaining": "0", "x-ratelimit-window": "0"}, 1, id="at once"),
+        pytest.param(
+            {"x-ratelimit-remaining": "0", "x-ratelimit-window": "9999999"}, 3600, id="an hour"
+        ),
+        pytest.param(
+            {
+                "x-ratelimit-remaining": "0",
+                "x-ratelimit-reset": "1782000042",
+                "date": "Sun, 21 Jun 2026 00:00:00 GMT",
+            },
+            42,
+            id="an instant",
+        ),
+        pytest.param(
+            {
+                "x-ratelimit-remaining": "0",
+                "x-ratelimit-reset": "1781999000",
+                "date": "Sun, 21 Jun 2026 00:00:00 GMT",
+            },
+            1,
+            id="an instant of the past",
+        ),
+        pytest.param(
+            {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "1782000042"}, 60, id="no clock"
+        ),
+    ],
+)
+def test_an_answer_says_for_how_long_its_budget_is_used_up(headers, wait_s):
+    assert Response(200, headers, b"{}").spent_s == wait_s

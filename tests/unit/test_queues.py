@@ -194,7 +194,9 @@ def test_what_is_no_delta_job_is_malformed(text):
         queues.read_delta(text)
 
 
-@pytest.mark.parametrize("name", [pytest.param(one, id=one) for one in asdict(CHECK)])
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, id=one) for one in asdict(CHECK) if one != "after_s"]
+)
 def test_a_check_needs_all_its_fields(name):
     with pytest.raises(Malformed, match=f"^job.{name}: "):
         queues.read_check(without(CHECK, name))

@@ -13,8 +13,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from pollwire import decide, due, marks
-from pollwire.errors import Conflict, Malformed, PollwireError, Restart, Retryable, describe
+from pollwire import decide, due, http, marks
+from pollwire.errors import (
+    Conflict,
+    Malformed,
+    PollwireError,
+    Restart,
+    Retryable,
+    describe,
+)
 from pollwire.events import Composer, subscription_id
 from pollwire.items import Drain, Standing, StreamState, event_chunks
 from pollwire.model import (
@@ -25,6 +32,8 @@ from pollwire.model import (
     Event,
     Page,
     Record,
+    Request,
+    Response,
     Start,
     Stream,
 )
@@ -78,6 +87,7 @@ class Delta:
         )
         self._state = StreamState()
         self._pages = 0
+        self._spent: dict[str, int] = {}
         self._counts: Counts = Counter(jobs=1)
 
     def run(self) -> Counts:
@@ -105,7 +115,9 @@ class Delta:
                 unsettled = self._drain()
         if not unsettled:
             self._settle(before_ms)
-        if self._standing.failures:
+        if "" in self._spent:
+            self._world.rest(self._job, self._connection, self._job.account, self._spent[""])
+        elif self._standing.failures:
             with suppress(Conflict):
                 self._world.state.note_success(
                     self._job.connection,
@@ -139,7 +151,7 @@ class Delta:
         told: set[tuple[str, str]] = set()
         pages: list[Page] = []
         page = Page(())
-        for page in self._provider.delta(account, self._job.stream, start, self._world.http.fetch):
+        for page in self._provider.delta(account, self._job.stream, start, self._fetch):
             pages.append(page)
             if listed is not None:
                 listed = _listed(listed, page)
@@ -166,6 +178,20 @@ class Delta:
         self._pages = drain.pages
         return self._finish(drain, pages, page.cursor, listed)
 
+    def _fetch(self, request: Request) -> Response:
+        """
+        Ask the provider.
+
+        Raises:
+            RateLimited: An earlier answer said that the budget is used up.
+        """
+        if request.budget in self._spent:
+            raise http.spent(self._spent[request.budget])
+        response = self._world.http.fetch(request)
+        if response.spent_s:
+            self._spent[request.budget] = response.spent_s
+        return response
+
     def _begin(self, account: Account) -> Drain:
         state, now_ms = self._state, self._world.clock()
         mode = decide.LIVE
@@ -174,10 +200,16 @@ class Delta:
             news = news or account.settings.get("backfill") == "true"
             mode = decide.BACKFILL if news else decide.BASELINE
         full = self._stream.snapshot or self._job.full or not state.drained_ms
+        full = full or self._is_overdue(now_ms)
         start = decide.start(state.reached_ms, state.previous_ms, state.place, self._stream)
         if full:
             start = Start()
         return Drain(mode, start.since_ms, start.cursor, "", 0, now_ms, full=full)
+
+    def _is_overdue(self, now_ms: int) -> bool:
+        """Tell whether the instant to list everything passed while the account was left alone."""
+        overdue_ms = self._stream.reconcile_s * 1000 * 5 // 4
+        return bool(overdue_ms) and now_ms - self._state.reconciled_ms > overdue_ms
 
     def _write_part(self, drain: Drain, pages: list[Page]) -> Drain:
         """Decide some pages before the last; return the drain as it stands then."""

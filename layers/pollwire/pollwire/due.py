@@ -23,6 +23,12 @@ QUIET_SHARE = 10
 #: Seconds that one check of a shard may take: a Lambda timeout of 60 s leaves time to write.
 CHECK_S = 40
 
+#: Looks at what is watched are queued for so many seconds ahead: a multiple of all their periods.
+LOOKS_S = 60
+
+#: Of a connection's rate, the share of its looks at what is watched, if it has such.
+LOOKS_SHARE = 0.25
+
 #: No wait after failures is longer: a provider that is back must be noticed.
 BACKOFF_S_MAX = 900
 
@@ -46,6 +52,26 @@ def checks_due(connection: Connection, minute_ms: int, now_ms: int) -> Iterator[
         for due_ms in late[-1:] + list(instants)[len(late) :]:
             if due_ms >= connection.paused_until_ms:
                 yield CheckJob(connection.name, shard, due_ms, connection.interval_s)
+
+
+def looks(job: CheckJob, interval_s: int, every_s: int) -> Iterator[CheckJob]:
+    """
+    Name the looks at what is watched that follow a check, up to a minute ahead.
+
+    Each of a whole minute names those of the next one, so that they go on for as long as something
+    is watched, and end by themselves.
+
+    Args:
+        interval_s: Seconds between two regular instants of the shard.
+
+        every_s: Seconds between two looks.
+    """
+    if job.after_s % LOOKS_S:
+        return
+    last_s = min(job.after_s + LOOKS_S, interval_s - every_s)
+    for after_s in range(job.after_s + every_s, last_s + 1, every_s):
+        due_ms = job.due_ms + (after_s - job.after_s) * 1000
+        yield CheckJob(job.connection, job.shard, due_ms, every_s, after_s)
 
 
 def delay_s(job: CheckJob, now_ms: int) -> int:
@@ -114,16 +140,25 @@ def check_s(connection: Connection) -> int:
     return min(CHECK_S, connection.interval_s)
 
 
-def requests_per_second(connection: Connection) -> float:
+def requests_per_second(connection: Connection, watch_s: int = 0, *, looks: bool = False) -> float:
     """
     Say how fast one check may ask, so that all checks at work keep to the connection's rate.
 
     Checks start ``interval_s / shards`` apart and last :func:`check_s` at most, so that several of
     them can be at work together.
+
+    Args:
+        watch_s: Seconds between two looks at what is watched; 0 if there are none.
+
+        looks: It is such a look. They have a part of the rate for themselves.
     """
     apart_s = connection.interval_s / connection.shards
     together = min(connection.shards, math.ceil(check_s(connection) / apart_s))
-    return connection.requests_per_second / together
+    if not watch_s or connection.interval_s < 2 * watch_s:
+        return connection.requests_per_second / together
+    if looks:
+        return connection.requests_per_second * LOOKS_SHARE / connection.shards
+    return connection.requests_per_second * (1 - LOOKS_SHARE) / together
 
 
 def backoff_s(failures: int, interval_s: int, jitter: float, retry_after_s: int = 0) -> int:

@@ -4,7 +4,8 @@ A change as subscribers see it: the envelope of RingCentral's notifications, wit
     {"uuid", "event", "timestamp", "subscriptionId", "ownerId",
      "body": {"accountId", "extensionId", "lastUpdated",
               "changes": [{"type", "newCount" | "updatedCount" | "deletedCount"}],
-              "provider", "connection", "stream", "change", "revision", "sequence", "record"}}
+              "provider", "connection", "stream", "change", "revision", "sequence",
+              "recordId", "record"}}
 
 An event is finished once, when its change is decided, and never made again.
 """
@@ -106,8 +107,11 @@ class Composer:
             "change": change.kind,
             "revision": change.rev,
             "sequence": sequence,
+            "recordId": row.id,
         }
-        content = row.body if self._stream.flat else {"record": row.body}
+        content: dict[str, Any] = {"record": row.body}
+        if self._stream.flat:
+            content = {name: value for name, value in row.body.items() if name != "id"}
         # A row may spell what is told in its own way; its own sequence does not hide ours.
         body = {**told, **ours, **content, **ours}
         identity = self._uuid(change)
@@ -121,7 +125,7 @@ class Composer:
         }
         text = json.dumps(envelope, ensure_ascii=True)
         if len(text) > EVENT_BYTES_MAX:
-            shortened = {"recordId": row.id, "hash": change.digest, "truncated": True}
+            shortened = {"hash": change.digest, "truncated": True}
             envelope["body"] = {**told, **ours, **shortened}
             text = json.dumps(envelope, ensure_ascii=True)
         return Event(

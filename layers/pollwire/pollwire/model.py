@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from pollwire.errors import Malformed, Misconfigured
+from pollwire.errors import Malformed, Misconfigured, Unasked
 
 NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -42,6 +42,17 @@ OK: Final = frozenset({200})
 #: A connection's name, and (longer) an account's id: they are parts of keys, which ``#`` separates.
 NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 ACCOUNT_ID: Final = re.compile(r"[A-Za-z0-9._@+:~=-]{1,200}")
+
+#: How long a budget is taken to be used up: if only an instant is said, and no time to compare it
+#: with; and at most, whatever is said.
+SPENT_S: Final = 60
+SPENT_S_MAX: Final = 3600
+
+#: A reset that is larger than this is an instant, not a number of seconds to wait.
+EPOCH_S_MIN: Final = 1_000_000_000
+
+_ZERO: Final = re.compile("0+")
+_SECONDS: Final = re.compile("[0-9]{1,12}")
 
 #: ``Seen.raw`` of an account that the provider knows nothing of yet: empty, and known to be.
 KNOWN_EMPTY: Final = "-"
@@ -108,33 +119,141 @@ class Connection:
         require_texts(self.settings, "connection")
 
 
+class Grant(NamedTuple):
+    """
+    An access token as it was given.
+
+    Attributes:
+        old_ms: From then on somebody should get a new one; 0 if its life is not known.
+
+        ends_ms: From then on the provider refuses it; likewise.
+    """
+
+    value: str = ""
+    old_ms: int = 0
+    ends_ms: int = 0
+
+
+#: How long nobody else may ask for a token once somebody does: so one user's workers, however many,
+#: ask four times a minute at most.
+RENEWAL_MS: Final = 15_000
+
+#: How soon a worker looks again whether the others have the token they ask for.
+RENEWAL_LOOK_MS: Final = 1_000
+
+
 class Token:
     """
-    An access token that the workers of an account share.
+    The access token that all workers of one credential share.
 
     Args:
-        load: Reads the shared one, empty if there is none; called once, at the first use.
+        load: Reads the shared one; one without a value if there is none.
 
         share: Writes a new one for the others.
+
+        claim: Asks for the right to get a new one, for ``RENEWAL_MS``; false if another has it.
+
+        clock: Milliseconds since the epoch.
     """
 
     def __init__(
-        self, load: Callable[[], str] = str, share: Callable[[str], None] = lambda token: None
+        self,
+        load: Callable[[], Grant] = Grant,
+        share: Callable[[Grant], None] = lambda grant: None,
+        claim: Callable[[], bool] = lambda: True,
+        clock: Callable[[], int] = lambda: 0,
     ) -> None:
-        self._load = load
-        self._share = share
-        self._value: str | None = None
+        self._load, self._share, self._claim, self._clock = load, share, claim, clock
+        self._grant: Grant | None = None
+        self._refused = ""
+        self._wait_until_ms = 0
 
     @property
     def value(self) -> str:
-        if self._value is None:
-            self._value = self._load()
-        return self._value
+        """The token, or an empty text if one has to be got."""
+        if self._grant is None or 0 < self._grant.ends_ms <= self._clock():
+            self._look()
+        return self._grant.value if self._grant else ""
 
-    @value.setter
-    def value(self, value: str) -> None:
-        self._value = value
-        self._share(value)
+    @property
+    def is_fresh(self) -> bool:
+        """There is one, and it will do for long."""
+        return bool(self.value) and not self._is_old()
+
+    def renews(self) -> bool:
+        """
+        Tell whether this worker is to get a new one now, and :meth:`renew` it.
+
+        Long before the end of a token one worker gets the next, while the others use the old one.
+
+        Raises:
+            Unasked: There is none, and another worker is getting it.
+        """
+        if self.is_fresh:
+            return False
+        if self._clock() >= self._wait_until_ms:
+            self._look()
+            if self.is_fresh:
+                return False
+            is_mine = self._claim()
+            self._wait_until_ms = self._clock() + (RENEWAL_MS if is_mine else RENEWAL_LOOK_MS)
+            if is_mine:
+                return True
+        if self.value:
+            return False
+        raise Unasked("another worker is getting the access token")
+
+    def renew(self, value: str, lasts_s: int = 0) -> None:
+        """
+        Take a new one and share it.
+
+        Args:
+            lasts_s: Seconds until it ends; 0 if that is not known.
+        """
+        now_ms, lasts_ms = self._clock(), max(lasts_s, 0) * 1000
+        grant = Grant(value)
+        if lasts_ms:
+            grant = Grant(value, now_ms + lasts_ms // 2, now_ms + lasts_ms)
+        self._grant, self._wait_until_ms = grant, 0
+        self._share(grant)
+
+    def refuse(self, value: str) -> None:
+        """Forget a token that the provider refuses; another worker may have shared a new one."""
+        if self._grant is None or self._grant.value == value:
+            self._refused = value
+            self._look()
+
+    def _look(self) -> None:
+        grant = self._load()
+        is_over = 0 < grant.ends_ms <= self._clock() or grant.value == self._refused
+        self._grant = Grant() if is_over else grant
+
+    def _is_old(self) -> bool:
+        return self._grant is not None and 0 < self._grant.old_ms <= self._clock()
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """
+    Which of a shard's instants a check is for.
+
+    Attributes:
+        due_ms: The instant.
+
+        after_s: Seconds after the shard's regular instant, for a look at what is watched only.
+
+        interval_s: Seconds between two regular instants.
+    """
+
+    due_ms: int = 0
+    after_s: int = 0
+    interval_s: int = 1
+
+    def of(self, every_s: int) -> bool:
+        """Tell whether it is the turn of what may be asked for so many seconds apart only."""
+        if not self.after_s:
+            return True
+        return self.after_s % every_s == 0 and self.after_s + every_s <= self.interval_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +273,11 @@ class Account:
         credential: Opened credential by field name (``username``, ``password``, ...); empty where
             the provider's call needs none.
 
-        token: Access token; assigning its ``value`` shares it.
+        token: Access token.
 
         watched: Ids that an operator asked to have an eye on until they are final.
+
+        turn: Of a check: which instant it is for.
     """
 
     connection: str
@@ -166,6 +287,7 @@ class Account:
     credential: Mapping[str, str] = field(default_factory=_nothing, repr=False)
     token: Token = field(default_factory=Token, repr=False, compare=False)
     watched: frozenset[str] = frozenset()
+    turn: Turn = Turn()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +320,9 @@ class Stream:
             cannot show (deletions without a tombstone); 0 for never.
 
         volatile: Fields of a row that say nothing about the thing itself; no part of its hash.
+
+        watch_s: Seconds between two looks at the ids that are watched, if the checks of a
+            connection are further apart than that; 0 for a stream that has no such.
     """
 
     overlap_s: int = 60
@@ -209,6 +334,7 @@ class Stream:
     baseline: bool = True
     reconcile_s: int = 0
     volatile: frozenset[str] = frozenset()
+    watch_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +351,9 @@ class Request:
             becomes an error before the provider's module sees it.
 
         secret: The request carries a credential: never over plain http to a public host.
+
+        budget: Which of the provider's rate budgets it counts against, where there are several:
+            when an answer says that one is used up, only what counts against it has to wait.
     """
 
     url: str
@@ -234,6 +363,7 @@ class Request:
     form: Mapping[str, str] | None = field(default=None, repr=False)
     expect: frozenset[int] = OK
     secret: bool = False
+    budget: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +389,27 @@ class Response:
         except (TypeError, ValueError):
             return None
         return int(date.replace(tzinfo=date.tzinfo or UTC).timestamp() * 1000)
+
+    @property
+    def spent_s(self) -> int:
+        """
+        Seconds to ask nothing more, if the answer says that a rate budget is used up; else 0.
+
+        Read from ``X-Rate-Limit-Remaining`` with ``-Window`` (seconds) or ``-Reset`` (seconds, or
+        seconds since the epoch), with or without the dash in ``RateLimit``; at most an hour.
+        """
+        headers = self.headers
+        left = headers.get("x-rate-limit-remaining") or headers.get("x-ratelimit-remaining")
+        if left is None or not _ZERO.fullmatch(left.strip()):
+            return 0
+        for name in ("window", "reset"):
+            said = headers.get(f"x-rate-limit-{name}") or headers.get(f"x-ratelimit-{name}") or ""
+            if _SECONDS.fullmatch(said.strip()):
+                wait_s = int(said)
+                if wait_s >= EPOCH_S_MIN:
+                    wait_s -= (self.date_ms or 0) // 1000 or wait_s - SPENT_S
+                return min(max(wait_s, 1), SPENT_S_MAX)
+        return 1
 
     def json(self) -> dict[str, Any]:
         """
@@ -518,12 +669,15 @@ class CheckJob:
         due_ms: The instant it is due.
 
         interval_s: Seconds until the next one; picked up later than that, it is dropped.
+
+        after_s: Of a look at what is watched only: seconds after the regular instant before it.
     """
 
     connection: str
     shard: int
     due_ms: int
     interval_s: int
+    after_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ written down first, and nothing is forgotten before it was published.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -31,7 +31,7 @@ from pollwire.errors import (
     Unavailable,
 )
 from pollwire.items import Standing
-from pollwire.model import Account, CheckJob, Connection, DeltaJob, Seen
+from pollwire.model import Account, CheckJob, Connection, DeltaJob, Seen, Turn
 from pollwire.providers import Provider
 from pollwire.world import Counts, World
 
@@ -73,13 +73,8 @@ def check(world: World, job: CheckJob) -> Counts:
     polled = _due_accounts(world, job, connection, provider, now_ms, counts)
 
     # All answers are in before the first write, so that writing holds up no transfer.
-    answers = list(
-        world.http.run(
-            ((key, provider.check(one.account, one.seen)) for key, one in polled.items()),
-            requests_per_second=due.requests_per_second(connection),
-            deadline_s=due.check_s(connection),
-        )
-    )
+    spent: dict[str, int] = {}
+    answers = _answers(world, job, connection, provider, polled, spent)
     counts["polled"] += len(polled)
     jobs: list[DeltaJob] = []
     for key, answer in answers:
@@ -90,8 +85,65 @@ def check(world: World, job: CheckJob) -> Counts:
             pending = poll.standing.pending
             _leave_alone(world, job, connection, poll.standing, error, counts)
         jobs += _delta_jobs(job, provider, poll, pending)
+    for key, wait_s in spent.items():
+        world.rest(job, connection, key, wait_s)
+    counts["spent"] += len(spent)
     counts["deltas"] = world.queues.send_deltas(jobs)
+    _queue_looks(world, job, connection, provider, polled)
     return counts
+
+
+def _answers(
+    world: World,
+    job: CheckJob,
+    connection: Connection,
+    provider: Provider,
+    polled: Mapping[str, _Poll],
+    spent: dict[str, int],
+) -> list[tuple[str, Seen | PollwireError]]:
+    """
+    Ask for every account; where all share a token that has to be got, one goes ahead to get it.
+
+    Args:
+        spent: Gets the seconds that an account was asked to leave its provider alone for.
+    """
+    ahead = next(iter(polled), "")
+    if not connection.credential or not ahead or polled[ahead].account.token.is_fresh:
+        ahead = ""
+    watch_s = _watch_s(provider)
+    answers: list[tuple[str, Seen | PollwireError]] = []
+    for keys in ([ahead] if ahead else [], [key for key in polled if key != ahead]):
+        answers += world.http.run(
+            ((key, provider.check(polled[key].account, polled[key].seen)) for key in keys),
+            requests_per_second=due.requests_per_second(
+                connection, watch_s, looks=bool(job.after_s)
+            ),
+            deadline_s=min(due.check_s(connection), job.interval_s),
+            shared=world.shares_rate(connection),
+            spent=spent,
+        )
+    return answers
+
+
+def _watch_s(provider: Provider) -> int:
+    """Say how many seconds apart a provider's watched ids are looked at; 0 if it has none."""
+    paces = [stream.watch_s for stream in provider.streams.values() if stream.watch_s]
+    return min(paces, default=0)
+
+
+def _queue_looks(
+    world: World,
+    job: CheckJob,
+    connection: Connection,
+    provider: Provider,
+    polled: Mapping[str, _Poll],
+) -> None:
+    """Queue looks at what is watched until the shard's next regular instant."""
+    watch_s = _watch_s(provider)
+    if watch_s and any(poll.account.watched for poll in polled.values()):
+        now_ms = world.clock()
+        looks = due.looks(job, connection.interval_s, watch_s)
+        world.queues.send_checks((one for one in looks if one.due_ms > now_ms), now_ms)
 
 
 def _due_accounts(
@@ -104,6 +156,7 @@ def _due_accounts(
 ) -> dict[str, _Poll]:
     """Read the shard's accounts that are due, and what each one's last check brought."""
     overlap_s = max(stream.overlap_s for stream in provider.streams.values())
+    turn = Turn(job.due_ms, job.after_s, connection.interval_s)
     polled: dict[str, _Poll] = {}
     standings, broken = world.state.shard(job.connection, job.shard)
     counts["broken"] += len(broken)
@@ -118,18 +171,10 @@ def _due_accounts(
         except Misconfigured as error:
             _leave_alone(world, job, connection, standing, error, counts)
             continue
-        full = frozenset(
-            name
-            for name, stream in provider.streams.items()
-            if due.reconciles(
-                standing.account,
-                name,
-                job.due_ms,
-                _quiet_ms(standing, seen, now_ms),
-                connection,
-                stream.reconcile_s,
-            )
-        )
+        if job.after_s and not account.watched:
+            continue
+        account = replace(account, turn=turn)
+        full = _full(standing, seen, connection, provider, job, now_ms)
         if full:
             # A validator that lies would lie for ever: now and then it is not asked.
             seen = replace(seen, etag="", modified="")
@@ -137,11 +182,34 @@ def _due_accounts(
     return polled
 
 
+def _full(
+    standing: Standing,
+    seen: Seen,
+    connection: Connection,
+    provider: Provider,
+    job: CheckJob,
+    now_ms: int,
+) -> frozenset[str]:
+    """Name the streams that are to be listed from end to end."""
+    if job.after_s:
+        return frozenset()
+    quiet_ms = _quiet_ms(standing, seen, now_ms)
+    return frozenset(
+        name
+        for name, stream in provider.streams.items()
+        if due.reconciles(
+            standing.account, name, job.due_ms, quiet_ms, connection, stream.reconcile_s
+        )
+    )
+
+
 def _is_due(
     standing: Standing, seen: Seen, connection: Connection, job: CheckJob, now_ms: int
 ) -> bool:
     if standing.paused or standing.not_before_ms > now_ms:
         return False
+    if job.after_s:
+        return bool(standing.watched)
     return due.is_due(
         standing.account,
         job.due_ms,
@@ -217,7 +285,9 @@ def _delta_jobs(
     job: CheckJob, provider: Provider, poll: _Poll, pending: Iterable[str]
 ) -> Iterator[DeltaJob]:
     groups = marks.by_stream(pending)
-    for stream in provider.streams:
+    for stream, kind in provider.streams.items():
+        if job.after_s and not kind.watch_s:
+            continue
         elements = groups.get(stream, ())
         full = stream in poll.full or marks.asks_for_all(elements)
         if elements or full:

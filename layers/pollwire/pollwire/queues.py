@@ -175,8 +175,8 @@ def read_check(body: str) -> CheckJob:
     Raises:
         Malformed: It is none.
     """
-    fields = _fields(body, {"connection": str, "shard": int, "due_ms": int, "interval_s": int})
-    return CheckJob(**fields)
+    kinds = {"connection": str, "shard": int, "due_ms": int, "interval_s": int, "after_s": int}
+    return CheckJob(**_fields(body, kinds, after_s=0))  # An older version did not say.
 
 
 def read_delta(body: str) -> DeltaJob:

@@ -7,7 +7,7 @@ One DynamoDB table.
                                         credential
     shard#<connection>#<n>   <account>  marks, pending, was_empty, watched, failures,
                                         not_before, standing, trouble, settings, credential
-    token#<connection>       <account>  sealed
+    token#<connection>       <account>  sealed, claimed_until; * is for all accounts
     stream#<connection>#<account>#<stream>
                              cursor     version, reached, previous, place, drain, outbox,
                                         seq, drained_at, reconciled_at, trouble, trouble_at,
@@ -48,10 +48,21 @@ from pollwire.items import (
     text,
 )
 from pollwire.marks import Step, pack
-from pollwire.model import ACCOUNT_ID, NOTHING, Connection, DeltaJob, Record, require_texts
+from pollwire.model import (
+    ACCOUNT_ID,
+    NOTHING,
+    RENEWAL_MS,
+    Connection,
+    DeltaJob,
+    Record,
+    require_texts,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+
+#: Stands in a key for all accounts of a connection; no account has such an id.
+SHARED = "*"
 
 #: DynamoDB's limit of keys a batch read.
 BATCH_GET_MAX = 100
@@ -168,17 +179,35 @@ class State:
         self, connection: str, shard: int, account: str, not_before_ms: int, trouble: str
     ) -> None:
         """
-        Count a failure and leave the account alone until an instant.
+        Count a failure and leave the account alone until an instant; a later one stands.
 
         Raises:
             Conflict: The account was removed. It is not brought back.
+        """
+        with suppress(Conflict):
+            self.rest(connection, shard, account, not_before_ms)
+        self._update_account(
+            connection,
+            shard,
+            account,
+            "SET trouble = :trouble ADD failures :one",
+            {":trouble": text(trouble), ":one": number(1)},
+        )
+
+    def rest(self, connection: str, shard: int, account: str, not_before_ms: int) -> None:
+        """
+        Leave an account alone until an instant.
+
+        Raises:
+            Conflict: The account was removed, or is left alone for longer.
         """
         self._update_account(
             connection,
             shard,
             account,
-            "SET not_before = :at, trouble = :trouble ADD failures :one",
-            {":at": number(not_before_ms), ":trouble": text(trouble), ":one": number(1)},
+            "SET not_before = :at",
+            {":at": number(not_before_ms)},
+            " AND (attribute_not_exists(not_before) OR not_before < :at)",
         )
 
     def note_success(self, connection: str, shard: int, account: str, not_before_ms: int) -> None:
@@ -301,14 +330,36 @@ class State:
     # Access tokens
 
     def token(self, connection: str, account: str) -> bytes | None:
-        """Read an account's sealed access token, or ``None``."""
-        item = self._get(f"token#{connection}", account)
-        return item["sealed"]["B"] if item else None
+        """
+        Read a sealed access token, or ``None``.
+
+        Args:
+            account: Empty for the token of a credential that all accounts of a connection share.
+        """
+        item = self._get(f"token#{connection}", account or SHARED)
+        return item["sealed"]["B"] if item and "sealed" in item else None
 
     def put_token(self, connection: str, account: str, token: bytes) -> None:
-        """Share an account's sealed access token."""
-        item = {**key(f"token#{connection}", account), "sealed": {"B": token}}
+        """Share a sealed access token; nobody is getting one any more."""
+        item = {**key(f"token#{connection}", account or SHARED), "sealed": {"B": token}}
         self._client.put_item(TableName=self._table, Item=item)
+
+    def claim_token(self, connection: str, account: str, now_ms: int) -> bool:
+        """Claim the right to get an access token; false if another worker has it."""
+        try:
+            self._client.update_item(
+                TableName=self._table,
+                Key=key(f"token#{connection}", account or SHARED),
+                UpdateExpression="SET claimed_until = :until",
+                ConditionExpression="attribute_not_exists(claimed_until) OR claimed_until <= :now",
+                ExpressionAttributeValues={
+                    ":until": number(now_ms + RENEWAL_MS),
+                    ":now": number(now_ms),
+                },
+            )
+        except self._client.exceptions.ConditionalCheckFailedException:
+            return False
+        return True
 
     # Streams
 

@@ -4,20 +4,31 @@ What the stages work with.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pollwire import due
-from pollwire.errors import Misconfigured, PollwireError, RateLimited, Retryable, describe
+from pollwire.errors import (
+    Conflict,
+    Misconfigured,
+    PollwireError,
+    RateLimited,
+    Retryable,
+    describe,
+)
 from pollwire.http import Hosts, Http
 from pollwire.items import Standing
-from pollwire.model import Account, CheckJob, Connection, DeltaJob, Token
+from pollwire.model import Account, CheckJob, Connection, DeltaJob, Grant, Token
 from pollwire.providers import Provider
 from pollwire.queues import Queues, Topic
 from pollwire.secrets import Sealer
 from pollwire.state import State
+
+#: Tokens in memory: a few shards of accounts.
+TOKENS_MAX = 5_000
 
 #: What a stage did, by name: the numbers of its log line and its metrics.
 Counts = Counter[str]
@@ -32,6 +43,8 @@ class World:
         clock: Milliseconds since the epoch.
 
         jitter: A random number from 0 to 1.
+
+        tokens: By connection, owner and credential, as long as the container lives.
     """
 
     state: State
@@ -43,6 +56,7 @@ class World:
     providers: Mapping[str, Provider]
     clock: Callable[[], int]
     jitter: Callable[[], float]
+    tokens: dict[tuple[str, str, str], Token] = field(default_factory=dict)
 
     def provider(self, connection: Connection) -> Provider:
         """
@@ -65,6 +79,10 @@ class World:
         return replace(
             connection, interval_s=interval_s, slowest_s=max(connection.slowest_s, interval_s)
         )
+
+    def shares_rate(self, connection: Connection) -> bool:
+        """Tell whether its accounts share one rate budget: those of one credential do."""
+        return self.providers[connection.provider].shares_rate or bool(connection.credential)
 
     def account(
         self, connection: Connection, provider: Provider, standing: Standing, *, opened: bool
@@ -89,29 +107,45 @@ class World:
             {**connection.settings, **standing.settings},
             watched=watched(standing, self.clock()),
         )
-        if not opened:
+        sealed = standing.credential or connection.credential
+        if not opened or not sealed:
             return account
-        credential: Mapping[str, str] = {}
-        if standing.credential:
-            credential = self.sealer.open(standing.credential, connection.name, account.id)
-        elif connection.credential:
-            credential = self.sealer.open(connection.credential, connection.name, "")
-        return replace(account, credential=credential, token=self._token(connection, account.id))
+        owner = account.id if standing.credential else ""
+        credential = self.sealer.open(sealed, connection.name, owner)
+        token = self._token(connection.name, owner, hashlib.sha256(sealed).hexdigest())
+        return replace(account, credential=credential, token=token)
 
-    def _token(self, connection: Connection, account: str) -> Token:
-        def load() -> str:
-            # One that does not open any more is as good as none: a new one takes its place.
-            with suppress(Misconfigured, KeyError, TypeError):
-                sealed = self.state.token(connection.name, account)
-                if sealed:
-                    return self.sealer.open(sealed, connection.name, account)["token"]
-            return ""
+    def _token(self, connection: str, owner: str, of: str) -> Token:
+        """
+        Make the token of a credential, or find it again: containers live long.
 
-        def share(token: str) -> None:
-            sealed = self.sealer.seal({"token": token}, connection.name, account)
-            self.state.put_token(connection.name, account, sealed)
+        Args:
+            owner: The account, or empty if all of the connection share the credential.
 
-        return Token(load, share)
+            of: Tells the credential from the one that it replaced.
+        """
+
+        def load() -> Grant:
+            # One that cannot be read any more is as good as none: a new one takes its place.
+            with suppress(Misconfigured, KeyError, TypeError, ValueError):
+                sealed = self.state.token(connection, owner)
+                found = self.sealer.open(sealed, connection, owner) if sealed else {"of": ""}
+                if found["of"] == of:
+                    return Grant(found["token"], int(found["old_ms"]), int(found["ends_ms"]))
+            return Grant()
+
+        def share(grant: Grant) -> None:
+            told = {"token": grant.value, "of": of}
+            told |= {"old_ms": str(grant.old_ms), "ends_ms": str(grant.ends_ms)}
+            self.state.put_token(connection, owner, self.sealer.seal(told, connection, owner))
+
+        def claim() -> bool:
+            return self.state.claim_token(connection, owner, self.clock())
+
+        if len(self.tokens) >= TOKENS_MAX:
+            self.tokens.clear()
+        new = Token(load, share, claim, self.clock)
+        return self.tokens.setdefault((connection, owner, of), new)
 
     def leave_alone(
         self,
@@ -121,10 +155,9 @@ class World:
         error: PollwireError,
     ) -> None:
         """Write down a failure, and leave the account alone for a while that grows with each."""
-        if isinstance(error, RateLimited) and self.providers[connection.provider].shares_rate:
-            # Everybody back at the same instant would be refused again: up to a tenth more.
-            wait_s = max(error.retry_after_s, 1) * (1 + self.jitter() / 10)
-            self.state.pause_connection(connection.name, self.clock() + int(wait_s * 1000))
+        if isinstance(error, RateLimited) and self.shares_rate(connection):
+            until_ms = self._rested_ms(max(error.retry_after_s, 1))
+            self.state.pause_connection(connection.name, until_ms)
         retry_after_s = error.retry_after_s if isinstance(error, Retryable) else 0
         wait_s = due.backoff_s(
             standing.failures + 1, connection.interval_s, self.jitter(), retry_after_s
@@ -136,6 +169,21 @@ class World:
             self.clock() + wait_s * 1000,
             describe(error),
         )
+
+    def rest(
+        self, job: CheckJob | DeltaJob, connection: Connection, account: str, wait_s: int
+    ) -> None:
+        """Ask nothing more before a rate budget that is used up is back. That is no failure."""
+        until_ms = self._rested_ms(wait_s)
+        if self.shares_rate(connection):
+            self.state.pause_connection(connection.name, until_ms)
+        else:
+            with suppress(Conflict):
+                self.state.rest(job.connection, job.shard, account, until_ms)
+
+    def _rested_ms(self, wait_s: int) -> int:
+        # Everybody back at the same instant would be refused again: up to a tenth more.
+        return self.clock() + int(wait_s * (1 + self.jitter() / 10) * 1000)
 
 
 def watched(standing: Standing, now_ms: int) -> frozenset[str]:

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from pollwire.errors import PollwireError
-from pollwire.http.answers import failure_of, retry_after_s
+from pollwire.http.answers import failure_of, retry_after_s, spent
 from pollwire.http.hosts import Hosts, Origin, public
 from pollwire.http.limits import Limits
 from pollwire.http.runs import Pace, Run
@@ -30,7 +30,17 @@ if TYPE_CHECKING:
     from pollwire.http.checks import Checks
     from pollwire.http.deltas import Deltas
 
-__all__ = ["Hosts", "Http", "Limits", "Origin", "Pace", "failure_of", "public", "retry_after_s"]
+__all__ = [
+    "Hosts",
+    "Http",
+    "Limits",
+    "Origin",
+    "Pace",
+    "failure_of",
+    "public",
+    "retry_after_s",
+    "spent",
+]
 
 K = TypeVar("K")
 
@@ -80,12 +90,15 @@ class Http:
         *,
         requests_per_second: float,
         deadline_s: float,
+        shared: bool = False,
+        spent: dict[K, int] | None = None,
     ) -> Iterator[tuple[K, Seen | PollwireError]]:
         """
         Run many checks side by side, over kept connections.
 
         An error of transport or status is thrown into the check, which may handle it; what a check
-        raises becomes its result and stops no other.
+        raises becomes its result and stops no other. A check whose next request counts against a
+        rate budget that is used up gets ``RateLimited`` in the place of an answer.
 
         Args:
             checks: Taken one by one, as connections become free.
@@ -94,6 +107,12 @@ class Http:
 
             deadline_s: Seconds from this call until whatever is unfinished becomes
                 ``Unavailable``. The time that the caller takes between two results counts.
+
+            shared: All checks share one rate budget at the provider: once an answer says that it is
+                used up, what was not asked yet becomes ``Unasked``.
+
+            spent: Gets, by key, for how many seconds a check's answers asked it to be left alone
+                (:attr:`~pollwire.model.Response.spent_s`), before its result.
 
         Returns:
             The result of each check under its key, in the order in which they end.
@@ -107,7 +126,10 @@ class Http:
             from pollwire.http.checks import Checks
 
             self._checks = Checks(self._limits)
-        return Run(self._checks, self._hosts, iter(checks), pace, ends_s).results()
+        run = Run(self._checks, self._hosts, iter(checks), pace, ends_s, shared=shared)
+        if spent is not None:
+            run.spent = spent
+        return run.results()
 
     def close(self) -> None:
         """Close all connections. The object opens new ones when it is used again."""

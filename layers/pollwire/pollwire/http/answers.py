@@ -85,6 +85,11 @@ def failure_of(
     return Malformed(f"{host}: {status} is no answer to this request")
 
 
+def spent(wait_s: int) -> RateLimited:
+    """Stand for an answer that is not asked for: an earlier one said what it would be."""
+    return RateLimited("the provider says that its rate budget is used up", retry_after_s=wait_s)
+
+
 def require_encoding(
     status: int, headers: Mapping[str, str], accepted: tuple[str, ...], host: str
 ) -> str:
@@ -134,7 +139,11 @@ def unpacked(body: bytes, most_bytes: int, host: str) -> bytes:
 #: The headers that anyone reads after a check, by their names on the wire.
 _KEPT: Final = {
     name.encode(): name
-    for name in ("content-encoding", "content-type", "date", "etag", "last-modified", "retry-after")
+    for name in (
+        *("content-encoding", "content-type", "date", "etag", "last-modified", "retry-after"),
+        *(f"x-rate-limit-{name}" for name in ("remaining", "window", "reset")),
+        *(f"x-ratelimit-{name}" for name in ("remaining", "window", "reset")),
+    )
 }
 
 

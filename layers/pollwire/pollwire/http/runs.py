@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from pollwire.errors import Malformed, Misconfigured, PollwireError, Unasked, Unavailable
+from pollwire.errors import (
+    Malformed,
+    Misconfigured,
+    PollwireError,
+    RateLimited,
+    Unasked,
+    Unavailable,
+)
+from pollwire.http import answers
 from pollwire.http.hosts import Hosts
-from pollwire.http.poll import Poll
+from pollwire.http.poll import NOTHING_SPENT, Poll
 from pollwire.model import Checking, Request, Response, Seen
 
 if TYPE_CHECKING:
@@ -67,6 +76,12 @@ class Run(Generic[K]):
         more: There may be checks that were not begun.
 
         waiting: Those whose next request may start as soon as the pace allows.
+
+        shared: All checks share one budget: when it is used up, none of them asks any more.
+
+        spent: By key, the seconds that a check's answers asked to be left alone for.
+
+        halted: The shared budget is used up.
     """
 
     engine: Checks
@@ -76,6 +91,9 @@ class Run(Generic[K]):
     ends_s: float
     more: bool = True
     waiting: deque[Poll[K]] = field(default_factory=deque)
+    shared: bool = False
+    spent: dict[K, int] = field(default_factory=dict)
+    halted: bool = False
 
     def results(self) -> Iterator[tuple[K, Seen | PollwireError]]:
         engine = self.engine
@@ -106,6 +124,8 @@ class Run(Generic[K]):
         return patience_s
 
     def _start(self) -> Iterator[tuple[K, Seen | PollwireError]]:
+        if self.halted:
+            yield from self._unasked("the budget that all share is used up")
         while self.engine.idle:
             now_s = time.monotonic()
             if now_s >= self.ends_s or self.pace.wait_s(now_s) > 0:
@@ -129,13 +149,35 @@ class Run(Generic[K]):
                 continue
             answer = slot.answer(code)
             self.engine.release(slot)
-            yield from self._advance(poll.key, poll.checking, answer)
+            spent = self._note(poll, answer)
+            yield from self._advance(poll.key, poll.checking, answer, spent)
+
+    def _note(self, poll: Poll[K], answer: Response | PollwireError) -> Mapping[str, int]:
+        """Note what an answer says of rate budgets; return those that this check has used up."""
+        if isinstance(answer, RateLimited):
+            self.halted |= self.shared
+        if not isinstance(answer, Response) or not answer.spent_s:
+            return poll.spent
+        if not poll.request.budget:
+            self.spent[poll.key] = answer.spent_s
+            self.halted |= self.shared
+        return {**poll.spent, poll.request.budget: answer.spent_s}
 
     def _advance(
-        self, key: K, checking: Checking, answer: Response | PollwireError | None
+        self,
+        key: K,
+        checking: Checking,
+        answer: Response | PollwireError | None,
+        spent: Mapping[str, int] = NOTHING_SPENT,
     ) -> Iterator[tuple[K, Seen | PollwireError]]:
         """Let a check go on. Yields its result, or nothing if it waits for another answer."""
         step = _resumed(checking, answer)
+        if isinstance(step, Request) and step.budget in spent:
+            limited = answers.spent(spent[step.budget])
+            step = _resumed(checking, limited)
+            if isinstance(step, Request):
+                _closed(checking)
+                step = limited
         if not isinstance(step, Request):
             yield key, step
             return
@@ -145,7 +187,7 @@ class Run(Generic[K]):
             _closed(checking)
             yield key, error
             return
-        self.waiting.append(Poll(key, checking, step, origin))
+        self.waiting.append(Poll(key, checking, step, origin, spent))
 
     def _expire(self) -> Iterator[tuple[K, Seen | PollwireError]]:
         """Give up on all that is not finished, begun or not."""
@@ -154,9 +196,15 @@ class Run(Generic[K]):
         for poll in begun:
             _closed(poll.checking)
             yield poll.key, Unavailable("the run's time was up before the answer came")
-        for key, checking in self.checks:
+        yield from self._unasked("the run's time was up before this was asked")
+
+    def _unasked(self, reason: str) -> Iterator[tuple[K, Seen | PollwireError]]:
+        """Ask nothing more."""
+        waiting, self.waiting = self.waiting, deque()
+        for key, checking in chain(((one.key, one.checking) for one in waiting), self.checks):
             _closed(checking)
-            yield key, Unasked("the run's time was up before this was asked")
+            yield key, Unasked(reason)
+        self.more = False
 
 
 def _resumed(

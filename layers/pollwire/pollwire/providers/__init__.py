@@ -52,7 +52,7 @@ class Provider(Protocol):
             how long the provider answers from a cache.
 
         shares_rate: All accounts of a connection share one budget at the provider, so that one
-            that is asked to slow down slows all of them down.
+            that is asked to slow down slows all of them down. Those of one credential do so anyhow.
     """
 
     name: str

@@ -58,7 +58,7 @@ CONVERSATIONS: Final = Stream(overlap_s=15, cache_s=8, reconcile_s=3600)
 #: A status is read once more when the longest cache of one that may still change has passed. The
 #: address of a medium is signed anew at every look.
 STATUSES: Final = Stream(
-    baseline=False, overlap_s=10, cache_s=10, volatile=frozenset({"media_url"})
+    baseline=False, overlap_s=10, cache_s=10, volatile=frozenset({"media_url"}), watch_s=5
 )
 
 #: No conversation is older.
@@ -83,7 +83,10 @@ GONE_RANK: Final = 1 + max(RANKS.values())
 #: Messages that one check asks for; of more it asks in turn. Every one costs a request of the
 #: organisation's 600 a minute.
 WATCHED_MAX: Final = 20
-TURN_MS: Final = 10_000
+WATCH_MS: Final = STATUSES.watch_s * 1000
+
+#: One that was delivered is cached for longer than one that was not.
+DELIVERED_S: Final = 10
 
 #: A stored updated_at is finer than the printed one, and clocks are set back by leap seconds.
 SLACK_MS: Final = 1_000
@@ -113,16 +116,12 @@ class Kirimdev:
     def check(self, account: Account, seen: Seen) -> Checking:
         digest, statuses = _stored(seen.raw)
         etag = seen.etag if digest else ""
-        response = yield _request(account, "conversations", CHECK_QUERY, etag)
-        if response.status == 200:
-            rows, more = _list(response.json())
-            etag = _validator(response)
-            telling = [_telling(row) for row in rows]
-            digest = _hash([etag, more is not None, telling])
-        elif not etag:
-            raise Malformed("304, but nothing was sent that it could confirm")
+        if not account.turn.after_s:
+            etag, digest = yield from _check_conversations(account, etag, digest)
+        elif not digest:
+            return seen
         # While the pipeline trusts no validator, no message's is sent either.
-        statuses = yield from _check_watched(account, statuses, bool(seen.etag), response.date_ms)
+        statuses = yield from _check_watched(account, statuses, bool(seen.etag))
         raw = _canonical({"conversations": digest, "messages": statuses})
         return seen if raw == seen.raw else Seen(raw, etag)
 
@@ -214,23 +213,34 @@ def _list(body: Mapping[str, Any]) -> tuple[list[Any], str | None]:
     return rows, cursor
 
 
-def _check_watched(
-    account: Account, stored: _Statuses, trusted: bool, date_ms: int | None
-) -> Generator[Request, Response, _Statuses]:
-    """
-    Look at the watched messages; return status and ETag of each by its id.
+def _check_conversations(
+    account: Account, etag: str, digest: str
+) -> Generator[Request, Response, tuple[str, str]]:
+    """Look at the latest conversations; return the list's ETag and digest."""
+    response = yield _request(account, "conversations", CHECK_QUERY, etag)
+    if response.status == 200:
+        rows, more = _list(response.json())
+        etag = _validator(response)
+        return etag, _hash([etag, more is not None, [_telling(row) for row in rows]])
+    if not etag:
+        raise Malformed("304, but nothing was sent that it could confirm")
+    return etag, digest
 
-    Args:
-        date_ms: The provider's clock, by which those beyond the limit take turns.
-    """
+
+def _check_watched(
+    account: Account, stored: _Statuses, trusted: bool
+) -> Generator[Request, Response, _Statuses]:
+    """Look at the watched messages whose turn it is; return status and ETag of each by its id."""
     statuses = {name: entry for name, entry in stored.items() if name in account.watched}
     # What is final stays watched until a delta has told it, and is not asked for meanwhile.
     alive = sorted(
         name
         for name in account.watched
-        if _MESSAGE_ID.fullmatch(name) and statuses.get(name, [""])[0] not in FINAL | {GONE}
+        if _MESSAGE_ID.fullmatch(name) and _is_turn(account, statuses.get(name, [""])[0])
     )
-    turn = (date_ms or 0) // TURN_MS * WATCHED_MAX % len(alive) if len(alive) > WATCHED_MAX else 0
+    turn = account.turn.due_ms // WATCH_MS * WATCHED_MAX % max(len(alive), 1)
+    if len(alive) <= WATCHED_MAX:
+        turn = 0
     for name in (alive[turn:] + alive[:turn])[:WATCHED_MAX]:
         etag = statuses[name][1] if trusted and name in statuses else ""
         try:
@@ -247,6 +257,13 @@ def _check_watched(
             # One odd message does not hold up the conversations; its delta says what is wrong.
             statuses[name] = [UNREADABLE, ""]
     return statuses
+
+
+def _is_turn(account: Account, status: str) -> bool:
+    """Tell whether a status is asked for now: the provider's cache has to be over."""
+    if status in FINAL | {GONE}:
+        return False
+    return account.turn.of(DELIVERED_S if status == "delivered" else STATUSES.watch_s)
 
 
 def _conversation_pages(account: Account, start: Start, fetch: Fetch) -> Iterator[Page]:

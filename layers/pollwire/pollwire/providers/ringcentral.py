@@ -171,12 +171,18 @@ class _Session:
 
         Raises:
             Rejected: The new one is refused as well, or none is given.
+
+            Unasked: Another worker is getting it.
         """
-        if not self.account.token.value:
+        token = self.account.token
+        if token.renews():
             yield from self._renew()
+        used = token.value
         response = yield self._request(path, query, expect)
         if response.status == 401 and not self._renewed:
-            yield from self._renew()
+            token.refuse(used)
+            if token.renews():
+                yield from self._renew()
             response = yield self._request(path, query, expect)
         if response.status == 401:
             raise Rejected("RingCentral refuses an access token it has just given")
@@ -208,13 +214,15 @@ class _Session:
             form={"grant_type": JWT_GRANT, "assertion": jwt},
             expect=frozenset({200, 400, 401}),
             secret=True,
+            budget="auth",
         )
         if response.status != 200:
             raise Rejected(f"RingCentral gives no token for the credential: {response.status}")
-        token = response.json().get("access_token")
+        answer = response.json()
+        token, lasts_s = answer.get("access_token"), answer.get("expires_in")
         if not isinstance(token, str) or not token or not (token.isascii() and token.isprintable()):
             raise Malformed("access_token is missing, or no header can carry it")
-        self.account.token.value = token
+        self.account.token.renew(token, lasts_s if type(lasts_s) is int else 0)
 
 
 def _fetched(asking: Asking, fetch: Fetch) -> Response:

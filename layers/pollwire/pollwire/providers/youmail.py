@@ -307,13 +307,15 @@ def _get(
     account: Account, fetch: Fetch, path: str, root: str, query: Mapping[str, str] = NOTHING
 ) -> tuple[Any, int | None]:
     """Fetch what lies under *root*, and YouMail's clock; renew a refused token once."""
-    if account.token.value:
+    token = account.token.value
+    if token:
         try:
             return _ask(account, fetch, path, root, query)
         except Rejected:
             # Most likely it is too old. If not, the next refusal is final.
-            pass
-    _authenticate(account, fetch)
+            account.token.refuse(token)
+    if not account.token.value:
+        _authenticate(account, fetch)
     try:
         return _ask(account, fetch, path, root, query)
     except Rejected as error:
@@ -349,7 +351,7 @@ def _authenticate(account: Account, fetch: Fetch) -> None:
     token = body.get("authToken")
     if not isinstance(token, str) or not token or not _fits_header(token):
         raise Malformed("authToken is missing, or no header can carry it")
-    account.token.value = token
+    account.token.renew(token)
 
 
 def _raise_for_error(body: Mapping[str, Any]) -> None:
