@@ -137,6 +137,20 @@ def sinces(wire):
     return [int(request.form["since"]) for request in wire.sent]
 
 
+class Rearranged:
+    """A server that cuts its lists as the simulator does, and lists what is left otherwise."""
+
+    def __init__(self, simulator, rearrange):
+        self.simulator, self.rearrange = simulator, rearrange
+
+    def handle(self, *asked):
+        status, headers, body = self.simulator.handle(*asked)
+        said = json.loads(body)
+        for name in ("incomingMessages", "outgoingMessages"):
+            self.rearrange(said[name])
+        return status, headers, json.dumps(said).encode()
+
+
 class Follower:
     """What the stages do with a module: check; if the mark moved, one drain that is decided."""
 
@@ -592,6 +606,45 @@ def test_a_long_list_is_read_to_its_end(simulator, wire, inclusive, order, cut, 
 
 
 @semantics
+@pytest.mark.parametrize("step_s", [0.05, 1, 60])
+def test_a_long_list_newest_first_has_no_gaps(simulator, inclusive, step_s):
+    simulator.inclusive = inclusive
+    made = {
+        simulator.receive(ACCOUNT.id, at_s=NOW_S - 30_000 + int(n * step_s)) for n in range(450)
+    }
+    wire = Wire(Rearranged(simulator, list.reverse), HOSTS.values())
+
+    found = pages(wire)
+
+    assert ids(row for page in found for row in page.rows) == made
+    assert sum(page.gaps for page in found) == 0
+    assert len(found) < 24
+
+
+@semantics
+@pytest.mark.parametrize("step_s", [0.3, 1, 60])
+def test_a_long_list_in_no_order_has_one_gap_for_all_that_a_page_spans(
+    simulator, inclusive, step_s
+):
+    """Whether older messages were cut off cannot be known."""
+    simulator.inclusive = inclusive
+    made = {
+        simulator.receive(ACCOUNT.id, at_s=NOW_S - 30_000 + int(n * step_s)) for n in range(450)
+    }
+    wire = Wire(Rearranged(simulator, random.Random(1).shuffle), HOSTS.values())
+    resume, found = "", []
+    while resume or not found:
+        # One page an invocation.
+        start = Start(None, resume=resume)
+        found.append(next(Intelli().delta(ACCOUNT, "messages", start, wire)))
+        resume = found[-1].resume
+
+    every = [row for page in found for row in page.rows]
+    assert ids(every) == made
+    assert len({row.id for row in gaps(every)}) == sum(page.gaps for page in found) <= 5
+
+
+@semantics
 def test_one_list_is_full_and_the_other_is_newer(simulator, wire, inclusive):
     """The newest of all would skip what is left of the full one."""
     simulator.inclusive = inclusive
@@ -827,7 +880,9 @@ def test_a_page_can_be_resumed(simulator, wire):
     assert sinces(wire)[1] == int(first.resume)
 
 
-@pytest.mark.parametrize("resume", ["x", "-1", "1.5", "g", "1 ", "1:2", "1gg", "\u0661", "1" * 13])
+@pytest.mark.parametrize(
+    "resume", ["x", "-1", "1.5", "g", "1 ", "1:2", "1g", "1gg", "1g2g", "\u0661", "1" * 13]
+)
 def test_a_place_that_is_none_restarts(wire, resume):
     with pytest.raises(Restart):
         pages(wire, resume=resume)
@@ -866,6 +921,64 @@ def test_what_the_capped_collection_dropped_is_no_deletion(simulator, wire):
     assert ids(page.rows) == set(made[2:])
     assert not page.whole
     assert not any(row.deleted for row in page.rows)
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_what_the_collection_dropped_while_nobody_looked_is_a_gap(simulator, wire, clock, dropped):
+    """The last message that was seen is not listed any more: others may have gone with it."""
+    simulator.cap = 50 if dropped else 100
+    seen = simulator.receive(ACCOUNT.id)
+    follower = Follower(wire, clock)
+    follower.poll()
+    follower.drain()
+    made = set()
+    for _ in range(80):
+        clock.now_s += 60
+        made.add(simulator.receive(ACCOUNT.id))
+    follower.poll()
+
+    assert len(follower.told().keys() & made) == (50 if dropped else 80)
+    assert seen in follower.told()
+    assert follower.gaps == int(dropped)
+    assert not any(change.row.body.get("gap") for change in follower.changes)
+    for _ in range(3):
+        # The next one starts before the message that is gone, too; those that follow do not.
+        follower.drain()
+    assert follower.gaps == 2 * dropped
+
+
+def test_what_the_collection_dropped_is_counted_on_the_first_page_of_a_drain(simulator, wire):
+    made = {simulator.receive(ACCOUNT.id, at_s=NOW_S - 9000 + 10 * n) for n in range(250)}
+    since_ms = (NOW_S - 90_000) * 1000
+
+    found = pages(wire, since_ms)
+    rest = pages(wire, since_ms, found[0].resume)
+
+    assert ids(row for page in found for row in page.rows) == made
+    assert [page.gaps for page in found] == [1, *[0] * (len(found) - 1)]
+    assert not any(page.gaps for page in rest)
+
+
+@pytest.mark.parametrize(
+    ("since_ms", "at_s"),
+    [
+        pytest.param(None, NOW_S, id="everything"),
+        pytest.param(0, NOW_S, id="a start before anything is known"),
+        pytest.param(NOW_S * 1000, NOW_S, id="its own second"),
+        pytest.param((NOW_S - 300) * 1000, NOW_S, id="as far as is read again"),
+        pytest.param((NOW_S - 300) * 1000, NOW_S + 2, id="a writer that is ahead"),
+        pytest.param((NOW_S - 900) * 1000, None, id="nothing"),
+        pytest.param((NOW_S - 900) * 1000, NOW_S + 10**9, id="from the future"),
+    ],
+)
+def test_nothing_shows_that_something_was_dropped(simulator, wire, clock, since_ms, at_s):
+    clock.now_s += 60
+    if at_s is not None:
+        simulator.receive(ACCOUNT.id, at_s=at_s, visible_at_s=NOW_S)
+
+    (page,) = pages(wire, since_ms)
+
+    assert page.gaps == 0
 
 
 # Check

@@ -837,19 +837,55 @@ def test_a_list_that_starts_anew_lists_all_of_it(simulator, wire, clock):
     assert "cursor" not in again.query
 
 
-def test_an_invalid_cursor_where_none_was_sent_is_no_reason_to_start_anew(simulator, wire):
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param({"error": {"code": "cursor_expired", "param": "cursor"}}, id="expired"),
+        pytest.param({"error": {"code": "invalid_field_value", "param": "cursor"}}, id="param"),
+        pytest.param({"error": {"code": "invalid_cursor"}}, id="code"),
+        pytest.param({"error": {"code": "cursor_limit_exceeded"}}, id="a code that names two"),
+        pytest.param({"error": {"code": "validation_failed", "param": None}}, id="unknown code"),
+        pytest.param({"error": {"message": "no"}}, id="no code"),
+        pytest.param({"error": "no"}, id="a text"),
+        pytest.param({}, id="nothing in it"),
+        pytest.param([], id="a list"),
+        pytest.param(b"<html>", id="html"),
+        pytest.param(b"", id="empty"),
+    ],
+)
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_refused_cursor_starts_the_list_anew_whatever_the_words(answer, status):
+    resume = json.dumps({"cursor": "c", "since": NOW_MS - 1})
+
+    with pytest.raises(Restart):
+        pages(canned(answer, status=status), NOW_MS, resume)
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_refusal_where_no_cursor_was_sent_is_no_reason_to_start_anew(simulator, wire, status):
     simulator.fail_next(LIST, "invalid_cursor")
 
     with pytest.raises(Malformed):
         pages(wire, NOW_MS)
+    with pytest.raises(Malformed):
+        pages(canned({"error": {"code": "invalid_cursor"}}, status=status), NOW_MS)
 
 
-def test_another_refusal_of_a_query_with_a_cursor_is_malformed(simulator, wire, clock):
-    fill(simulator, clock, LIMIT + 5)
-    resume = json.dumps({"cursor": "c", "since": None})
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"code": "invalid_limit"},
+        {"code": "invalid_updated_since"},
+        {"code": "invalid_field_value", "param": "updated_since"},
+        {"code": "invalid_field_value", "param": "status"},
+    ],
+)
+@pytest.mark.parametrize("status", [400, 422])
+def test_another_refusal_of_a_query_with_a_cursor_is_malformed(error, status):
+    resume = json.dumps({"cursor": "c", "since": NOW_MS - 1})
 
-    with pytest.raises(Malformed, match="400"):
-        pages(canned({"error": {"code": "invalid_limit"}}, status=400), None, resume)
+    with pytest.raises(Malformed, match=f"{status}"):
+        pages(canned({"error": error}, status=status), NOW_MS, resume)
 
 
 @pytest.mark.parametrize(

@@ -713,20 +713,64 @@ def test_a_second_change_in_the_same_millisecond_is_a_change(simulator, wire, cl
 
 
 @pytest.mark.parametrize("code", ["MSG-333", "CMN-101"])
-def test_a_lost_sync_token_cries_no_wolf(simulator, wire, clock, code):
+def test_a_lost_sync_token_cries_no_wolf(simulator, wire, clock, messages, code):
+    """The mark moves once, as what happened meanwhile may not show; nothing is told again."""
+    simulator.configure(auth_per_minute=100)
     for _ in range(3):
         simulator.receive_sms(EXTENSION)
     clock.now_ms += 60_000
     seen = check(wire)
+    messages.drain()
     simulator.receive_sms(EXTENSION)
     seen = check(wire, seen)
+    assert kinds(messages.drain()) == ["created"]
+    for _ in range(2):
+        clock.now_ms += 60_000
+        simulator.expire_syncs(code)
+        later = check(wire, seen)
+
+        assert moved(seen, later) == ["message-store"]
+        assert messages.drain() == []
+        for _ in range(2):
+            clock.now_ms += 1000
+            assert check(wire, later) is later
+        seen = later
+
+
+def test_a_change_a_moment_before_a_sync_token_is_lost_moves_the_mark_once(simulator, wire, clock):
+    """The overlap of the new token repeats it."""
+    for _ in range(3):
+        simulator.receive_sms(EXTENSION)
+    seen = check(wire)
     clock.now_ms += 60_000
-    simulator.expire_syncs(code)
+    simulator.receive_sms(EXTENSION)
+    simulator.expire_syncs()
     later = check(wire, seen)
 
-    assert later.raw != seen.raw
-    assert moved(seen, later) == []
+    assert moved(seen, later) == ["message-store"]
+    clock.now_ms += 1000
     assert check(wire, later) is later
+
+
+def test_what_changed_far_down_behind_a_lost_sync_token_is_found(simulator, wire, clock):
+    old = crowd(simulator, RECORDS + 50)[-1]
+    seen = check(wire)
+    clock.now_ms += 60_000
+    simulator.mark_read(old)
+    simulator.expire_syncs()
+
+    assert moved(seen, check(wire, seen)) == ["message-store"]
+
+
+@pytest.mark.parametrize("what", ["delete", "purge"])
+def test_what_was_deleted_behind_a_lost_sync_token_is_found(simulator, wire, clock, what):
+    message = simulator.receive_sms(EXTENSION)
+    seen = check(wire)
+    clock.now_ms += 60_000
+    getattr(simulator, what)(message)
+    simulator.expire_syncs()
+
+    assert moved(seen, check(wire, seen)) == ["message-store"]
 
 
 @pytest.mark.parametrize("change", ["receive_sms", "mark_read"])
@@ -831,6 +875,28 @@ def test_a_stream_without_permission_leaves_the_other_alone(simulator, wire, clo
         pages(wire)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"errorCode": "CMN-408"},
+        {"errors": [{"errorCode": "CMN-408", "message": "no"}]},
+        {"errorCode": None, "errors": [{"errorCode": "CMN-408"}]},
+        {"errorCode": "CMN-408", "errors": None},
+    ],
+)
+def test_a_missing_permission_may_be_said_in_the_list_of_errors(simulator, wire, body):
+    good = simulator.handle
+
+    def handle(method, path, *asked):
+        if path.endswith("/presence"):
+            return 403, {}, json.dumps(body).encode()
+        return good(method, path, *asked)
+
+    simulator.handle = handle
+
+    assert list(RingCentral().marks(ACCOUNT, check(wire).raw)) == ["message-store"]
+
+
 def test_no_permission_at_all_is_final(simulator, wire):
     simulator.forbid(EXTENSION, "presence")
     simulator.forbid(EXTENSION, "message-sync")
@@ -846,7 +912,14 @@ def test_another_403_is_final(simulator, wire):
         check(wire)
 
 
-@pytest.mark.parametrize("body", [b"<html></html>", b"", b"{}", b"[]"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"<html></html>", b"", b"{}", b"[]", b'{"errors": []}', b'{"errors": {"errorCode": 1}}'),
+        *(b'{"errors": [7, {}]}', b'{"errors": [{"errorCode": ["CMN-408"]}]}'),
+        b'{"errorCode": "OAU-999", "errors": [{"errorCode": "CMN-408"}]}',
+    ],
+)
 def test_a_403_that_does_not_say_why_is_final(body):
     wire = Wire(Canned(body, status=403), HOSTS.values())
 
@@ -1463,6 +1536,32 @@ def test_an_id_that_becomes_a_text_is_no_change(name):
     text = number | {name: EXTENSION}
 
     assert told_of(ACCOUNT, OWNER, sync_of(number), sync_of(text)) == []
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        lambda id_: {"from": {"extensionId": id_}},
+        lambda id_: {"to": [{"extensionId": id_, "recipientId": id_}, {"id": id_}]},
+        lambda id_: {"owner": {"extensionId": id_}},
+    ],
+    ids=["from", "to", "owner"],
+)
+def test_an_id_of_an_end_that_becomes_a_text_is_no_change(ends):
+    number, text = record(**ends(8031152018338945839)), record(**ends("8031152018338945839"))
+
+    (row,) = synced(number).rows
+    assert {name: row.body[name] for name in ends("")} == ends("8031152018338945839")
+    assert told_of(ACCOUNT, OWNER, sync_of(number), sync_of(text)) == []
+
+
+@pytest.mark.parametrize("value", [None, "", True, 1.5, {}, []])
+@pytest.mark.parametrize("ends", [lambda end: end, lambda end: {"id": end}, lambda end: [7, end]])
+def test_an_odd_end_leaves_the_message_readable(ends, value):
+    page = synced(record(**{"from": ends(value), "to": ends(value)}))
+
+    assert page.bad == ()
+    assert page.rows[0].body["from"] == page.rows[0].body["to"] == ends(value)
 
 
 @pytest.mark.parametrize("name", ["readStatus", "messageStatus", "priority", "brandNew"])

@@ -13,14 +13,17 @@ are sorted, or whether one list can be cut while the other goes on: all of it is
 so the next page starts before the end of this one, and what is listed twice is known by its id.
 
 A second with more messages than a list has room for cannot be read to its end; nor can one, if the
-rows are out of order by more than a page spans. Its page counts one gap and has one row more, in
-place of the messages that there may be:
+rows are out of order, neither oldest nor newest first, by more than a page spans. Its page counts
+one gap and has one row more, in place of the messages that there may be:
 
     {"id": "gap:1366624802", "gap": true, "second": 1366624802, "seen": 100, "creationTime": ...}
 
-``seen`` is how many of the second are listed. Such a row has no type and no direction.
+``seen`` is how many of the second are listed. Such a row has no type and no direction. Rows out of
+order have one such row for all that a page spans: which of its seconds lack something is unknown.
 
 Messages never change, and leave the capped collection without a word: a missing one is no deletion.
+A start lies before messages that are known. If a list from there on has later ones only, they are
+dropped, and others may be that were never listed: the first page counts one gap, without a row.
 ``newestMessageTimestamp`` is not used: it may be that of the list that was not cut, or 0.
 """
 
@@ -82,7 +85,7 @@ REFUSALS: Final[Mapping[str, tuple[type[PollwireError], str]]] = {
 RENAMED: Final = {"documentId", "text", "timestamp", "from", "recipient", "recpipent", "password"}
 
 _MARK = re.compile(r"([0-9]{1,12}):[0-9a-f]{16}")
-_PLACE = re.compile(r"([0-9]{1,12})(g?)")
+_PLACE = re.compile(r"([0-9]{1,12})(?:g([0-9]{1,12}))?")
 _DIGITS = re.compile(r"[0-9]{1,12}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -108,10 +111,20 @@ class Answer(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Where the list goes on (``None``: it ends), and a second that cannot be read to its end."""
+    """
+    Where the list goes on.
+
+    Attributes:
+        since: ``None`` if it ends.
+
+        saturated: A second that cannot be read to its end.
+
+        until: The last second that may lack something because of that.
+    """
 
     since: int | None
     saturated: int | None = None
+    until: int = -1
 
 
 class Intelli:
@@ -158,22 +171,40 @@ class Intelli:
         if not place:
             raise Restart(f"{stream}: the place to go on from is no second")
         since: int | None = int(place[1])
-        told = since if place[2] else None
+        # Until then gaps are told. What was dropped shows at the start of a list only.
+        told, is_first = int(place[2] or -1), not start.resume
         while since is not None:
             answer = _read(fetch(_request(account, since)))
-            since, second = _onward(answer, since)
-            rows, gaps = answer.rows, 0
-            if second is not None and second != told:
-                rows, gaps = (*rows, _gap(second, _all(answer).count(second))), 1
-            told = second
-            resume = "" if since is None else f"{since}g" if since == told else f"{since}"
+            since, second, until = _onward(answer, since)
+            rows, gaps = answer.rows, int(is_first and _is_dropped(answer, start.since_ms))
+            if second is not None and second > told:
+                rows, gaps = (*rows, _gap(second, _all(answer).count(second))), gaps + 1
+                told = until
+            resume = "" if since is None else f"{since}g{told}" if since <= told else f"{since}"
             date_ms = None if answer.date_s is None else answer.date_s * 1000
             yield Page(rows, answer.bad, resume, date_ms=date_ms, whole=False, gaps=gaps)
+            is_first = False
 
 
 def _first(since_ms: int | None) -> str:
     # Everything, if that is asked for. Else a second earlier: its own may not be listed.
     return "0" if since_ms is None else str(max(0, since_ms // 1000 - 1))
+
+
+def _is_dropped(answer: Answer, since_ms: int | None) -> bool:
+    """
+    Tell whether the messages that are known after *since_ms* are not listed any more.
+
+    The last one lies at most so long after it as is read again, or a little more if its writer's
+    clock is ahead of the server's. Nothing follows from a start at 0, before anything is known, nor
+    while a message from the future is listed: then the start goes by the clock.
+    """
+    times = _all(answer)
+    if not since_ms or not times:
+        return False
+    known_s = since_ms // 1000 + MESSAGES.reread_s + MESSAGES.overlap_s
+    future_s = INSTANT_MS_MAX if answer.date_s is None else answer.date_s + MESSAGES.overlap_s
+    return min(times) > known_s and max(times) <= future_s
 
 
 def _onward(answer: Answer, since: int) -> Step:
@@ -209,7 +240,7 @@ def _onward(answer: Answer, since: int) -> Step:
     is_listed = since in _all(answer)
     is_complete = is_listed and end == since + 1 and not late_s
     second = min(end, since if is_listed else since + 1)
-    return Step(since + 1, second if answer.more and not is_complete else None)
+    return Step(since + 1, second, end) if answer.more and not is_complete else Step(since + 1)
 
 
 def _past(times: tuple[int, ...], date_s: int | None) -> tuple[int, ...]:
@@ -219,8 +250,11 @@ def _past(times: tuple[int, ...], date_s: int | None) -> tuple[int, ...]:
 
 
 def _late_s(times: tuple[int, ...]) -> int:
-    """Say by how much a list is out of order: 0 if it is sorted."""
-    return max(newest - at for newest, at in zip(accumulate(times, max), times, strict=True))
+    """Say by how much a list is out of order: 0 if it is sorted, whichever end comes first."""
+    return min(
+        max(newest - at for newest, at in zip(accumulate(one, max), one, strict=True))
+        for one in (times, times[::-1])
+    )
 
 
 def _all(answer: Answer) -> list[int]:

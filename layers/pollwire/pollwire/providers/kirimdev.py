@@ -29,6 +29,7 @@ import hashlib
 import json
 import re
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import MappingProxyType
@@ -292,15 +293,34 @@ def _conversation_pages(account: Account, start: Start, fetch: Fetch) -> Iterato
 
 
 def _page(account: Account, query: Mapping[str, str], cursor: str, fetch: Fetch) -> Response:
+    """
+    Fetch a page.
+
+    Raises:
+        Restart: It is refused, and nothing shows that it is for anything but the cursor.
+    """
     if not cursor:
         return fetch(_request(account, "conversations", query, expect=OK))
-    query = {**query, "cursor": cursor}
-    response = fetch(_request(account, "conversations", query, expect=OK | {400}))
-    if response.status == 400:
-        if _error_code(response) == "invalid_cursor":
-            raise Restart("conversations: the cursor is no longer valid")
-        raise Malformed("400: Kirimdev does not understand the query")
+    asked = {**query, "cursor": cursor}
+    response = fetch(_request(account, "conversations", asked, expect=OK | {400, 422}))
+    if response.status != 200:
+        if _blames(response, query):
+            raise Malformed(f"{response.status}: Kirimdev does not understand the query")
+        raise Restart("conversations: the cursor is no longer valid")
     return response
+
+
+def _blames(response: Response, query: Mapping[str, str]) -> bool:
+    """Tell whether a refusal is for another parameter than the cursor, by its name or its code."""
+    error: object = None
+    with suppress(Malformed):
+        error = response.json().get("error")
+    if not isinstance(error, dict):
+        return False
+    code, parameter = str(error.get("code")), error.get("param")
+    if isinstance(parameter, str) and parameter:
+        return "cursor" not in parameter
+    return "cursor" not in code and any(name in code for name in query)
 
 
 def _resumed(resume: str, since: int | None) -> str:

@@ -94,6 +94,10 @@ CALLS_MAX: Final = 7
 TYPES: Final = {name.lower(): name for name in ("VoiceMail", "SMS", "Fax", "Pager")}
 DIRECTIONS: Final = {name.lower(): name for name in ("Inbound", "Outbound")}
 
+#: Who is at an end of a message, and the ids that are said of it.
+ENDS: Final = ("from", "to", "owner")
+END_IDS: Final = ("extensionId", "recipientId", "id")
+
 _OWN_ID: Final = re.compile(r"~|[0-9]{1,20}")
 _MARK: Final = re.compile(r"([0-9]{1,15})-[0-9a-f]{16}")
 HASH_CHARS: Final = 16
@@ -247,7 +251,7 @@ def _check_messages(
         response = yield from session.get("message-sync", query, expect)
     is_lost = response is not None and response.status == 400
     if response is None or is_lost:
-        # The newest one is enough to begin with; after a lost token, what changed meanwhile.
+        # The newest one is enough to begin with; after a lost token, what the overlap may repeat.
         query = _full_query(RECORDS if is_lost else 1)
         response = yield from session.get("message-sync", query, expect - {400})
     if response.status == 403:
@@ -256,19 +260,17 @@ def _check_messages(
     found = {_hash(one): _instant(one, "lastModifiedTime") for one in sync.records}
     match = _MARK.fullmatch(before.get("message-store", ""))
     newest_ms = int(match[1]) if match else 0
-    news = found.keys() - set(before.get("known", ()))
-    if is_lost:
-        # All there is was listed again: news is what is newer than anything seen so far.
-        news = {one for one in news if found[one] > newest_ms}
-    if token and not news:
-        return {**before, "sync": sync.token} if is_lost else before
+    # After a lost token the mark moves in any case: nothing shows here of what was deleted
+    # meanwhile, nor of what changed further down. The delta tells what is news.
+    if token and not is_lost and not found.keys() - set(before.get("known", ())):
+        return before
     # Not beyond the provider's clock: a time to come would hide all that follows.
     now_ms = (response.date_ms or INSTANT_MS_MAX) + 1000
     newest_ms = max([newest_ms, *(min(at_ms, now_ms) for at_ms in found.values())])
     # What cannot be dated (a deletion) may be repeated like the newest.
     recent = sorted((-(at_ms or newest_ms), one) for one, at_ms in found.items())
     known = sorted(one for _, one in recent[:KNOWN_MAX])
-    mark = f"{newest_ms}-{_hash(sorted(found))}"
+    mark = f"{newest_ms}-{_hash([sync.token, *sorted(found)])}"
     return {"message-store": mark, "known": known, "sync": sync.token}
 
 
@@ -296,9 +298,12 @@ def _stored(raw: str) -> dict[str, Any]:
 
 def _refusal(response: Response) -> str:
     with suppress(Malformed):
-        code = response.json().get("errorCode")
-        if code in PERMISSION:
-            return f"403 {code}"
+        body = response.json()
+        errors = body.get("errors")
+        said = [body, *(errors if isinstance(errors, list) else ())]
+        codes = [one["errorCode"] for one in said if isinstance(one, dict) and one.get("errorCode")]
+        if codes and codes[0] in PERMISSION:
+            return f"403 {codes[0]}"
     raise Rejected("RingCentral refuses the account: 403")
 
 
@@ -474,14 +479,8 @@ def _message(account: Account, raw: dict[str, Any]) -> Row:
         for name, names in (("type", TYPES), ("direction", DIRECTIONS))
         if isinstance(raw.get(name), str)
     }
-    body = _with_ids(raw, ("conversationId", "extensionId")) | said
+    body = _with_ids(raw, ("conversationId", "extensionId")) | _parts(raw) | said
     body |= {"id": identity} | {name: _iso(at_ms) for name, at_ms in instants.items()}
-    if isinstance(raw.get("conversation"), dict):
-        body["conversation"] = _with_ids(raw["conversation"], ("id",))
-    if isinstance(raw.get("attachments"), list):
-        body["attachments"] = [
-            _with_ids(one, ("id",)) if isinstance(one, dict) else one for one in raw["attachments"]
-        ]
     return Row(
         identity,
         next(reversed(times.values()), ""),
@@ -505,6 +504,28 @@ def _with_ids(raw: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     """Write ids as text: they exceed what a float can hold, and come as numbers or as text."""
     ids = {name: canonical_id(raw[name], name) for name in names if raw.get(name) is not None}
     return {**raw, **ids}
+
+
+def _parts(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts of a message that have ids of their own, these as text."""
+    parts: dict[str, Any] = {name: _end(raw[name]) for name in ENDS if name in raw}
+    if isinstance(raw.get("conversation"), dict):
+        parts["conversation"] = _with_ids(raw["conversation"], ("id",))
+    if isinstance(raw.get("attachments"), list):
+        parts["attachments"] = [
+            _with_ids(one, ("id",)) if isinstance(one, dict) else one for one in raw["attachments"]
+        ]
+    return parts
+
+
+def _end(value: object) -> object:
+    """Write the ids of an end, or of several, as text; an odd one leaves the message readable."""
+    if isinstance(value, list):
+        return [_end(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    numbers = {name: value[name] for name in END_IDS if type(value.get(name)) is int}
+    return {**value, **{name: str(number) for name, number in numbers.items()}}
 
 
 def _presence(account: Account, response: Response) -> Page:
