@@ -16,9 +16,8 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from pollwire import http as http_rules
 from pollwire import wiring
-from pollwire.errors import PollwireError, Unasked, Unavailable
+from pollwire.errors import PollwireError, RateLimited, Unasked, Unavailable
 from pollwire.http import Hosts, failure_of
 from pollwire.model import Checking, CheckJob, Connection, DeltaJob, Request, Response, Seen
 from pollwire.pipeline import World
@@ -111,21 +110,28 @@ class Http:
             request = next(checking)
             while True:
                 try:
-                    if request.budget in used_up:
-                        raise http_rules.spent(used_up[request.budget])
-                    answer = self.fetch(request)
+                    answer = self._ask(request, used_up)
                 except PollwireError as error:
+                    if isinstance(error, RateLimited) and not request.budget:
+                        spent[key] = error.retry_after_s
                     request = checking.throw(error)
                 else:
-                    if answer.spent_s:
-                        used_up[request.budget] = answer.spent_s
-                        spent |= {} if request.budget else {key: answer.spent_s}
+                    if "" in used_up:
+                        spent[key] = used_up[""]
                     request = checking.send(answer)
         except StopIteration as stop:
             seen: Seen = stop.value
             return seen
         except PollwireError as error:
             return error
+
+    def _ask(self, request: Request, used_up: dict[str, int]) -> Response:
+        if request.budget in used_up:
+            raise Unasked("the budget is used up")
+        answer = self.fetch(request)
+        if answer.spent_s:
+            used_up[request.budget] = answer.spent_s
+        return answer
 
 
 class Client:

@@ -392,6 +392,22 @@ def test_a_listing_that_may_lack_something_deletes_nothing(system, server, lack)
     assert not any(one.missing_ms for one in system.records(LIST).values())
 
 
+@pytest.mark.parametrize("lack", ["a page that is not whole", "a row without an id"])
+def test_a_listing_that_lacks_something_is_made_once_a_period_all_the_same(system, server, lack):
+    settle(system)
+    if lack == "a row without an id":
+        server.things["?"] = {"at": server.clock()}
+    else:
+        server.whole = False
+    told_in(system, 2 * PERIOD_S)
+    listings = server.listings()
+    for number in range(PERIOD_S // STEP_S):
+        server.put(f"new {number}")
+        told_in(system, STEP_S)
+
+    assert server.listings() <= listings + 2
+
+
 def test_a_row_that_cannot_be_read_is_listed_all_the_same(system, server):
     settle(system)
     del server.things["b"]

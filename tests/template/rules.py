@@ -232,17 +232,15 @@ def services_act_for_this_account_only(template: Template) -> Complaints:
 
 
 def checks_reach_every_stream_and_no_dead_letters(template: Template) -> Complaints:
-    ((own, streams),) = (
-        statement["Resource"]
+    (pattern,) = (
+        statement["Resource"]["Fn::Sub"].rpartition("${AWS::AccountId}:")[2]
         for statement in permissions(template["Resources"]["CheckRole"]["Properties"])
         if "sqs:SendMessage" in as_list(statement["Action"])
     )
-    pattern = streams["Fn::Sub"].rpartition("${AWS::AccountId}:")[2]
     for name, queue in of_type(template, "SQS::Queue").items():
         reached = fnmatchcase(str(queue["QueueName"]["Fn::Sub"]), pattern)
-        reached = reached or own == {"Fn::GetAtt": [name, "Arn"]}
-        if reached != any(name == job for *_, job in mappings(template)):
-            yield f"{name}: {'reached' if reached else 'not reached'} by checks"
+        if reached != any(name == job and job != "Checks" for *_, job in mappings(template)):
+            yield f"{name}: {'reached' if reached else 'not reached'} by {pattern}"
 
 
 def only_those_that_sign_in_seal(template: Template) -> Complaints:

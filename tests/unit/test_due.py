@@ -450,27 +450,49 @@ def test_checks_at_work_together_keep_to_the_rate(interval_s, shards):
 
 @quick
 @given(
-    interval_s=st.integers(10, 86_400),
-    every_s=st.sampled_from([2, 3, 5, 10, 30]),
-    start_ms=st.integers(0, 10**12),
+    interval_s=st.integers(10, 2_000),
+    every_s=st.sampled_from([2, 3, 5, 7, 10, 30, 45]),
+    shards=st.integers(1, 4),
+    paused_s=st.integers(0, 400),
 )
-def test_looks_follow_each_other_from_one_regular_instant_to_the_next(
-    interval_s, every_s, start_ms
+def test_looks_lie_between_the_regular_instants_and_end_with_what_is_watched(
+    interval_s, every_s, shards, paused_s
 ):
-    first = CheckJob("shop", 3, start_ms, interval_s)
-    queue, found = [first], []
-    while queue:
-        job = queue.pop(0)
-        found.append(job)
-        queue += due.looks(job, interval_s, every_s)
-        if len(found) > 300:
-            break
+    begin_ms = 1_800_000_000_000
+    end_ms = begin_ms + 1_234_567
+    one = connection(
+        interval_s=interval_s,
+        slowest_s=86_400,
+        shards=shards,
+        watched_until_ms=end_ms,
+        paused_until_ms=begin_ms + paused_s * 1000,
+    )
+    jobs = [
+        job
+        for minute in range(30)
+        for job in due.checks_due(one, begin_ms + minute * 60_000, 0, every_s)
+        if job.shard == 0
+    ]
+    looks = [job for job in jobs if job.after_s]
 
-    after = [job.after_s for job in found]
-    assert after == [0, *range(every_s, interval_s - every_s + 1, every_s)][: len(after)]
-    assert all(job.due_ms == start_ms + job.after_s * 1000 for job in found)
-    assert all(job.interval_s == every_s for job in found[1:])
-    assert len(found) > 300 or interval_s - after[-1] < 2 * every_s
+    assert len({job.due_ms for job in jobs}) == len(jobs)
+    assert all(begin_ms + paused_s * 1000 <= job.due_ms < end_ms for job in looks)
+    assert all(job.interval_s == every_s and job.after_s % every_s == 0 for job in looks)
+    assert all(job.after_s + every_s <= interval_s for job in looks)
+    regular = {job.due_ms for job in jobs if not job.after_s}
+    last_ms = max(regular, default=0)
+    for job in looks:
+        if min(regular, default=end_ms) <= job.due_ms < last_ms:
+            assert job.due_ms - job.after_s * 1000 in regular
+    instants_ms = sorted(job.due_ms for job in jobs if job.due_ms < end_ms)
+    widest = max(every_s, interval_s if interval_s < 2 * every_s else 2 * every_s - 1)
+    assert all(after - before <= widest * 1000 for before, after in pairwise(instants_ms))
+
+
+def test_without_anything_watched_there_are_no_looks():
+    one = connection(interval_s=60)
+
+    assert [job for job in due.checks_due(one, 0, 0, 5) if job.after_s] == []
 
 
 @pytest.mark.parametrize(
@@ -495,7 +517,7 @@ def test_what_is_asked_rarely_has_its_turn_at_some_looks_only(after_s, interval_
 @given(interval_s=st.integers(10, 900), shards=st.integers(1, 60))
 def test_looks_and_checks_together_keep_to_the_rate(interval_s, shards):
     one = connection(interval_s=interval_s, shards=shards, requests_per_second=100)
-    at_once = min(shards, math.ceil(due.check_s(one) / (interval_s / shards)))
+    at_once = min(shards, math.ceil(min(due.CHECK_S, interval_s) / (interval_s / shards)))
     checks = at_once * due.requests_per_second(one, 5)
     looks = shards * due.requests_per_second(one, 5, looks=True)
 

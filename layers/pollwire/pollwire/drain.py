@@ -92,6 +92,15 @@ class Delta:
 
     def run(self) -> Counts:
         """Do the job, in the order that the module's picture shows."""
+        try:
+            return self._run()
+        finally:
+            if "" in self._spent:
+                with suppress(PollwireError):
+                    wait_s = self._spent[""]
+                    self._world.rest(self._job, self._connection, self._job.account, wait_s)
+
+    def _run(self) -> Counts:
         self._state = self._world.state.stream(self._job)
         self._publish_outbox()
         not_before_ms = max(self._not_before_ms, self._state.not_before_ms)
@@ -115,9 +124,7 @@ class Delta:
                 unsettled = self._drain()
         if not unsettled:
             self._settle(before_ms)
-        if "" in self._spent:
-            self._world.rest(self._job, self._connection, self._job.account, self._spent[""])
-        elif self._standing.failures:
+        if self._standing.failures:
             with suppress(Conflict):
                 self._world.state.note_success(
                     self._job.connection,
@@ -168,7 +175,7 @@ class Delta:
             told |= versions
             if not page.resume:
                 break
-            out_of_time = self._remaining_ms() < PAGE_MS
+            out_of_time = self._remaining_ms() < PAGE_MS or "" in self._spent
             if out_of_time or sum(len(held.rows) for held in pages) >= ROWS_MAX:
                 drain = self._write_part(drain, pages)
                 pages = []
@@ -235,10 +242,11 @@ class Delta:
                 previous_ms=state.reached_ms,
                 place=cursor or state.place,
             )
+        if drain.full:
+            state = replace(state, reconciled_ms=drain.began_ms)
         if listed is not None:
             missing = decide.decide_missing(listed, records, self._stream, drain.began_ms)
             self._counts["held"] += missing.held
-            state = replace(state, reconciled_ms=drain.began_ms)
             self._ask_again(missing)
             decision = decision.joined(missing)
         self._write(decision, self._bad_rows(pages), state)

@@ -23,9 +23,6 @@ QUIET_SHARE = 10
 #: Seconds that one check of a shard may take: a Lambda timeout of 60 s leaves time to write.
 CHECK_S = 40
 
-#: Looks at what is watched are queued for so many seconds ahead: a multiple of all their periods.
-LOOKS_S = 60
-
 #: Of a connection's rate, the share of its looks at what is watched, if it has such.
 LOOKS_SHARE = 0.25
 
@@ -33,7 +30,9 @@ LOOKS_SHARE = 0.25
 BACKOFF_S_MAX = 900
 
 
-def checks_due(connection: Connection, minute_ms: int, now_ms: int) -> Iterator[CheckJob]:
+def checks_due(
+    connection: Connection, minute_ms: int, now_ms: int, watch_s: int = 0
+) -> Iterator[CheckJob]:
     """
     Name the checks of a connection that are due within one minute.
 
@@ -41,11 +40,15 @@ def checks_due(connection: Connection, minute_ms: int, now_ms: int) -> Iterator[
         minute_ms: Start of the minute.
 
         now_ms: Of the instants that are past already, each shard gets the last one only.
+
+        watch_s: Seconds between two looks at what is watched; 0 if the provider has no such.
     """
     interval_ms = connection.interval_s * 1000
     offset_ms = stable_hash(connection.name) % interval_ms
     for shard in range(connection.shards):
         phase_ms = (offset_ms + shard * interval_ms // connection.shards) % interval_ms
+        if watch_s:
+            yield from _looks_due(connection, shard, phase_ms, minute_ms, now_ms, watch_s)
         first_ms = minute_ms + (phase_ms - minute_ms) % interval_ms
         instants = range(first_ms, minute_ms + MINUTE_MS, interval_ms)
         late = [due_ms for due_ms in instants if due_ms <= now_ms]
@@ -54,24 +57,21 @@ def checks_due(connection: Connection, minute_ms: int, now_ms: int) -> Iterator[
                 yield CheckJob(connection.name, shard, due_ms, connection.interval_s)
 
 
-def looks(job: CheckJob, interval_s: int, every_s: int) -> Iterator[CheckJob]:
-    """
-    Name the looks at what is watched that follow a check, up to a minute ahead.
-
-    Each of a whole minute names those of the next one, so that they go on for as long as something
-    is watched, and end by themselves.
-
-    Args:
-        interval_s: Seconds between two regular instants of the shard.
-
-        every_s: Seconds between two looks.
-    """
-    if job.after_s % LOOKS_S:
-        return
-    last_s = min(job.after_s + LOOKS_S, interval_s - every_s)
-    for after_s in range(job.after_s + every_s, last_s + 1, every_s):
-        due_ms = job.due_ms + (after_s - job.after_s) * 1000
-        yield CheckJob(job.connection, job.shard, due_ms, every_s, after_s)
+def _looks_due(
+    connection: Connection, shard: int, phase_ms: int, minute_ms: int, now_ms: int, watch_s: int
+) -> Iterator[CheckJob]:
+    """Name the looks at what is watched, between a shard's regular instants."""
+    interval_ms, watch_ms = connection.interval_s * 1000, watch_s * 1000
+    begin_ms = max(minute_ms, now_ms, connection.paused_until_ms)
+    end_ms = min(minute_ms + MINUTE_MS, connection.watched_until_ms)
+    regular_ms = begin_ms - (begin_ms - phase_ms) % interval_ms
+    while regular_ms < end_ms:
+        for after_ms in range(watch_ms, interval_ms - watch_ms + 1, watch_ms):
+            if begin_ms <= regular_ms + after_ms < end_ms:
+                yield CheckJob(
+                    connection.name, shard, regular_ms + after_ms, watch_s, after_ms // 1000
+                )
+        regular_ms += interval_ms
 
 
 def delay_s(job: CheckJob, now_ms: int) -> int:
@@ -135,16 +135,16 @@ def stride_of(quiet_ms: int, interval_s: int, slowest_s: int) -> int:
     return 1 << (strides.bit_length() - 1) if strides > 1 else 1
 
 
-def check_s(connection: Connection) -> int:
-    """Say how many seconds a check of the connection may take: two of one shard never overlap."""
-    return min(CHECK_S, connection.interval_s)
+def check_s(job: CheckJob) -> int:
+    """Say how many seconds a check may take: it ends before the next of its kind begins."""
+    return min(CHECK_S, job.interval_s)
 
 
 def requests_per_second(connection: Connection, watch_s: int = 0, *, looks: bool = False) -> float:
     """
     Say how fast one check may ask, so that all checks at work keep to the connection's rate.
 
-    Checks start ``interval_s / shards`` apart and last :func:`check_s` at most, so that several of
+    Checks start ``interval_s / shards`` apart and last ``CHECK_S`` at most, so that several of
     them can be at work together.
 
     Args:
@@ -153,7 +153,7 @@ def requests_per_second(connection: Connection, watch_s: int = 0, *, looks: bool
         looks: It is such a look. They have a part of the rate for themselves.
     """
     apart_s = connection.interval_s / connection.shards
-    together = min(connection.shards, math.ceil(check_s(connection) / apart_s))
+    together = min(connection.shards, math.ceil(min(CHECK_S, connection.interval_s) / apart_s))
     if not watch_s or connection.interval_s < 2 * watch_s:
         return connection.requests_per_second / together
     if looks:

@@ -7,7 +7,7 @@ What can go wrong, named by what to do about it:
     + RateLimited          429, or a provider's own way of saying so
     + Conflict             another worker wrote first; nothing was written
     + NotPublished         SQS or SNS took only part of a batch
-    + Unasked              there was no time to ask; nobody is to blame
+    + Unasked              it was not the time to ask; nobody is to blame
   - Rejected             the credential: leave the account alone, longer each time
     + Forbidden            one thing only: leave that stream alone
   - Malformed            the provider broke its contract
@@ -54,7 +54,7 @@ class NotPublished(Retryable):
 
 
 class Unasked(Retryable):
-    """There was no time left to ask."""
+    """No time was left to ask, or a budget is used up, or another worker gets the token."""
 
 
 class Rejected(PollwireError):

@@ -182,6 +182,7 @@ def read_connection(item: Item) -> Connection:
         requests_per_second=float(item["requests_per_second"]["N"]),
         shards=_read_int(item, "shards"),
         paused_until_ms=_read_int(item, "paused_until"),
+        watched_until_ms=_read_int(item, "watched_until"),
         settings=_read_map(item, "settings"),
         credential=item["credential"]["B"] if "credential" in item else None,
     )
@@ -197,6 +198,7 @@ def connection_item(connection: Connection) -> dict[str, Any]:
         "requests_per_second": number(connection.requests_per_second),
         "shards": number(connection.shards),
         "paused_until": number(connection.paused_until_ms),
+        "watched_until": number(connection.watched_until_ms),
         "settings": text(json.dumps(dict(connection.settings))),
     }
     if connection.credential:

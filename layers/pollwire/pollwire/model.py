@@ -51,8 +51,8 @@ SPENT_S_MAX: Final = 3600
 #: A reset that is larger than this is an instant, not a number of seconds to wait.
 EPOCH_S_MIN: Final = 1_000_000_000
 
-_ZERO: Final = re.compile("0+")
-_SECONDS: Final = re.compile("[0-9]{1,12}")
+_NOTHING_LEFT: Final = re.compile(r"-[0-9.]+|[0.]+")
+_SECONDS: Final = re.compile("[0-9]{1,15}")
 
 #: ``Seen.raw`` of an account that the provider knows nothing of yet: empty, and known to be.
 KNOWN_EMPTY: Final = "-"
@@ -81,6 +81,8 @@ class Connection:
 
         paused_until_ms: No check before this instant; 0 if it is not paused.
 
+        watched_until_ms: Some account of it has ids to be watched until then; 0 if none has.
+
         settings: The provider's own settings, by name.
 
         credential: Sealed credential that all accounts share, or ``None``.
@@ -94,6 +96,7 @@ class Connection:
     requests_per_second: float = 50.0
     shards: int = 1
     paused_until_ms: int = 0
+    watched_until_ms: int = 0
     settings: Mapping[str, str] = field(default_factory=_nothing)
     credential: bytes | None = field(default=None, repr=False)
 
@@ -134,8 +137,8 @@ class Grant(NamedTuple):
     ends_ms: int = 0
 
 
-#: How long nobody else may ask for a token once somebody does: so one user's workers, however many,
-#: ask four times a minute at most.
+#: How long nobody may ask for a token once somebody did: so one user's workers, however many, ask
+#: four times a minute at most, whatever becomes of the token.
 RENEWAL_MS: Final = 15_000
 
 #: How soon a worker looks again whether the others have the token they ask for.
@@ -400,16 +403,19 @@ class Response:
         """
         headers = self.headers
         left = headers.get("x-rate-limit-remaining") or headers.get("x-ratelimit-remaining")
-        if left is None or not _ZERO.fullmatch(left.strip()):
+        if left is None or not _NOTHING_LEFT.fullmatch(left.strip()):
             return 0
         for name in ("window", "reset"):
             said = headers.get(f"x-rate-limit-{name}") or headers.get(f"x-ratelimit-{name}") or ""
             if _SECONDS.fullmatch(said.strip()):
-                wait_s = int(said)
-                if wait_s >= EPOCH_S_MIN:
-                    wait_s -= (self.date_ms or 0) // 1000 or wait_s - SPENT_S
-                return min(max(wait_s, 1), SPENT_S_MAX)
+                return min(max(self._wait_s(int(said)), 1), SPENT_S_MAX)
         return 1
+
+    def _wait_s(self, said_s: int) -> int:
+        if said_s < EPOCH_S_MIN:
+            return said_s
+        instant_s = said_s // 1000 if said_s >= EPOCH_S_MIN * 1000 else said_s
+        return SPENT_S if self.date_ms is None else instant_s - self.date_ms // 1000
 
     def json(self) -> dict[str, Any]:
         """

@@ -33,7 +33,7 @@ from pollwire.errors import (
 from pollwire.items import Standing
 from pollwire.model import Account, CheckJob, Connection, DeltaJob, Seen, Turn
 from pollwire.providers import Provider
-from pollwire.world import Counts, World
+from pollwire.world import Counts, World, watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,9 @@ def schedule(world: World, minute_ms: int) -> Counts:
     now_ms = world.clock()
     connections, broken = world.state.connections()
     jobs = [
-        job for one in connections for job in due.checks_due(world.paced(one), minute_ms, now_ms)
+        job
+        for one in connections
+        for job in due.checks_due(world.paced(one), minute_ms, now_ms, world.watch_s(one))
     ]
     sent = world.queues.send_checks(jobs, now_ms)
     return Counter(connections=len(connections), checks=sent, broken=len(broken))
@@ -85,11 +87,11 @@ def check(world: World, job: CheckJob) -> Counts:
             pending = poll.standing.pending
             _leave_alone(world, job, connection, poll.standing, error, counts)
         jobs += _delta_jobs(job, provider, poll, pending)
-    for key, wait_s in spent.items():
-        world.rest(job, connection, key, wait_s)
     counts["spent"] += len(spent)
     counts["deltas"] = world.queues.send_deltas(jobs)
-    _queue_looks(world, job, connection, provider, polled)
+    for key, wait_s in spent.items():
+        with suppress(PollwireError):
+            world.rest(job, connection, key, wait_s)
     return counts
 
 
@@ -107,43 +109,29 @@ def _answers(
     Args:
         spent: Gets the seconds that an account was asked to leave its provider alone for.
     """
-    ahead = next(iter(polled), "")
-    if not connection.credential or not ahead or polled[ahead].account.token.is_fresh:
-        ahead = ""
-    watch_s = _watch_s(provider)
+    ends_ms = world.clock() + due.check_s(job) * 1000
     answers: list[tuple[str, Seen | PollwireError]] = []
-    for keys in ([ahead] if ahead else [], [key for key in polled if key != ahead]):
+    for keys in _turns(connection, polled):
+        if spent and world.shares_rate(connection):
+            return answers
         answers += world.http.run(
             ((key, provider.check(polled[key].account, polled[key].seen)) for key in keys),
             requests_per_second=due.requests_per_second(
-                connection, watch_s, looks=bool(job.after_s)
+                connection, world.watch_s(connection), looks=bool(job.after_s)
             ),
-            deadline_s=min(due.check_s(connection), job.interval_s),
+            deadline_s=max(ends_ms - world.clock(), 0) / 1000,
             shared=world.shares_rate(connection),
             spent=spent,
         )
     return answers
 
 
-def _watch_s(provider: Provider) -> int:
-    """Say how many seconds apart a provider's watched ids are looked at; 0 if it has none."""
-    paces = [stream.watch_s for stream in provider.streams.values() if stream.watch_s]
-    return min(paces, default=0)
-
-
-def _queue_looks(
-    world: World,
-    job: CheckJob,
-    connection: Connection,
-    provider: Provider,
-    polled: Mapping[str, _Poll],
-) -> None:
-    """Queue looks at what is watched until the shard's next regular instant."""
-    watch_s = _watch_s(provider)
-    if watch_s and any(poll.account.watched for poll in polled.values()):
-        now_ms = world.clock()
-        looks = due.looks(job, connection.interval_s, watch_s)
-        world.queues.send_checks((one for one in looks if one.due_ms > now_ms), now_ms)
+def _turns(connection: Connection, polled: Mapping[str, _Poll]) -> list[list[str]]:
+    """Send one account ahead to get the access token, where all share one and it is not there."""
+    keys = list(polled)
+    if not keys or not connection.credential or polled[keys[0]].account.token.is_fresh:
+        return [keys]
+    return [keys[:1], keys[1:]]
 
 
 def _due_accounts(
@@ -168,10 +156,11 @@ def _due_accounts(
             account = world.account(
                 connection, provider, standing, opened=provider.check_needs_credential
             )
+        except Unasked:
+            counts["unasked"] += 1
+            continue
         except Misconfigured as error:
             _leave_alone(world, job, connection, standing, error, counts)
-            continue
-        if job.after_s and not account.watched:
             continue
         account = replace(account, turn=turn)
         full = _full(standing, seen, connection, provider, job, now_ms)
@@ -209,7 +198,7 @@ def _is_due(
     if standing.paused or standing.not_before_ms > now_ms:
         return False
     if job.after_s:
-        return bool(standing.watched)
+        return bool(watched(standing, now_ms))
     return due.is_due(
         standing.account,
         job.due_ms,
@@ -221,7 +210,9 @@ def _is_due(
 
 def _quiet_ms(standing: Standing, seen: Seen, now_ms: int) -> int:
     # What is watched may change any moment; what was never seen has not been quiet.
-    return 0 if standing.watched or not seen.changed_ms else now_ms - seen.changed_ms
+    if watched(standing, now_ms) or not seen.changed_ms:
+        return 0
+    return now_ms - seen.changed_ms
 
 
 def _turned(standings: list[Standing], job: CheckJob) -> list[Standing]:
@@ -245,6 +236,10 @@ def _note_answer(
     if isinstance(answer, PollwireError):
         raise answer
     standing = poll.standing
+    if job.after_s and answer is not poll.seen:
+        # What was not asked for keeps its validators, those that are not trusted yet as well.
+        kept = marks.unpack(standing.marks, world.clock(), 0)
+        answer = replace(answer, etag=kept.etag, modified=kept.modified)
     if standing.failures and not standing.pending:
         # With marks pending it is for a delta to say so: a poll may not even need the credential.
         with suppress(Conflict):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from pollwire.errors import Misconfigured
+from pollwire.errors import Misconfigured, Unasked
 
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
@@ -82,6 +82,8 @@ class Sealer:
 
         Raises:
             Misconfigured: It was sealed with another key or for another account.
+
+            Unasked: KMS does not answer; another time it may.
         """
         entry = (connection, account, sealed)
         at_ms, secret = self._opened.get(entry, (0, {}))
@@ -95,8 +97,9 @@ class Sealer:
                 EncryptionContext=_context(connection, account),
             )
         except ClientError as error:
-            if error.response["Error"]["Code"] not in UNOPENABLE:
-                raise
+            code = error.response["Error"]["Code"]
+            if code not in UNOPENABLE:
+                raise Unasked(f"KMS opens no credential at the moment: {code}") from error
             raise Misconfigured(
                 f"credential of {connection}/{account or '*'} does not open with the stack's key; "
                 "set it again"

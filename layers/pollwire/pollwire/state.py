@@ -3,8 +3,8 @@ One DynamoDB table.
 
     pk                       sk         what
     connection               <name>     provider, hosts, interval_s, slowest_s, shards,
-                                        paused_until, requests_per_second, settings,
-                                        credential
+                                        paused_until, watched_until, requests_per_second,
+                                        settings, credential
     shard#<connection>#<n>   <account>  marks, pending, was_empty, watched, failures,
                                         not_before, standing, trouble, settings, credential
     token#<connection>       <account>  sealed, claimed_until; * is for all accounts
@@ -23,14 +23,15 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from botocore.exceptions import ClientError
 
-from pollwire.errors import Conflict, Malformed, Misconfigured, Retryable
+from pollwire.errors import Conflict, Malformed, Misconfigured, Retryable, Unasked
 from pollwire.items import (
     Item,
     Standing,
@@ -61,11 +62,28 @@ from pollwire.model import (
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 #: Stands in a key for all accounts of a connection; no account has such an id.
 SHARED = "*"
 
 #: DynamoDB's limit of keys a batch read.
 BATCH_GET_MAX = 100
+
+
+def _unblamed(call: Callable[P, R]) -> Callable[P, R]:
+    """Say that AWS refused: within a check it would be taken for the provider's failure."""
+
+    @wraps(call)
+    def unblamed(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return call(*args, **kwargs)
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            raise Unasked(f"DynamoDB refused an access token: {code}") from error
+
+    return unblamed
 
 
 class State:
@@ -230,15 +248,30 @@ class State:
         )
 
     def pause_connection(self, connection: str, until_ms: int) -> None:
-        """Check nothing over a connection before an instant; a later one stands."""
-        with suppress(self._client.exceptions.ConditionalCheckFailedException):
+        """
+        Check nothing over a connection before an instant; a later one stands.
+
+        Raises:
+            Retryable: DynamoDB refuses.
+        """
+        self._put_off(connection, "paused_until", until_ms)
+
+    def _put_off(self, connection: str, name: str, until_ms: int) -> None:
+        try:
             self._client.update_item(
                 TableName=self._table,
                 Key=key("connection", connection),
-                UpdateExpression="SET paused_until = :until",
-                ConditionExpression="attribute_exists(pk) AND paused_until < :until",
+                UpdateExpression=f"SET {name} = :until",
+                ConditionExpression=(
+                    f"attribute_exists(pk) AND (attribute_not_exists({name}) OR {name} < :until)"
+                ),
                 ExpressionAttributeValues={":until": number(until_ms)},
             )
+        except self._client.exceptions.ConditionalCheckFailedException:
+            return  # It was removed, or a later instant stands.
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            raise Retryable(f"DynamoDB refused to write connection {connection}: {code}") from error
 
     def ask_again(self, job: DeltaJob, element: str) -> None:
         """
@@ -264,6 +297,8 @@ class State:
         Raises:
             Conflict: There is no such account.
         """
+        # First the looks, then what there is to look at: it is found at once.
+        self._put_off(connection, "watched_until", until_ms)
         self._update_account(
             connection,
             shard,
@@ -329,6 +364,7 @@ class State:
 
     # Access tokens
 
+    @_unblamed
     def token(self, connection: str, account: str) -> bytes | None:
         """
         Read a sealed access token, or ``None``.
@@ -339,11 +375,17 @@ class State:
         item = self._get(f"token#{connection}", account or SHARED)
         return item["sealed"]["B"] if item and "sealed" in item else None
 
+    @_unblamed
     def put_token(self, connection: str, account: str, token: bytes) -> None:
-        """Share a sealed access token; nobody is getting one any more."""
-        item = {**key(f"token#{connection}", account or SHARED), "sealed": {"B": token}}
-        self._client.put_item(TableName=self._table, Item=item)
+        """Share a sealed access token; for a while nobody else gets the right to another."""
+        self._client.update_item(
+            TableName=self._table,
+            Key=key(f"token#{connection}", account or SHARED),
+            UpdateExpression="SET sealed = :sealed",
+            ExpressionAttributeValues={":sealed": {"B": token}},
+        )
 
+    @_unblamed
     def claim_token(self, connection: str, account: str, now_ms: int) -> bool:
         """Claim the right to get an access token; false if another worker has it."""
         try:

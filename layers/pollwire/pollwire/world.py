@@ -80,6 +80,12 @@ class World:
             connection, interval_s=interval_s, slowest_s=max(connection.slowest_s, interval_s)
         )
 
+    def watch_s(self, connection: Connection) -> int:
+        """Say how many seconds apart watched ids are looked at; 0 if there are none to watch."""
+        provider = self.providers.get(connection.provider)
+        paces = [one.watch_s for one in provider.streams.values()] if provider else []
+        return min((pace for pace in paces if pace), default=0)
+
     def shares_rate(self, connection: Connection) -> bool:
         """Tell whether its accounts share one rate budget: those of one credential do."""
         return self.providers[connection.provider].shares_rate or bool(connection.credential)
@@ -159,9 +165,9 @@ class World:
             until_ms = self._rested_ms(max(error.retry_after_s, 1))
             self.state.pause_connection(connection.name, until_ms)
         retry_after_s = error.retry_after_s if isinstance(error, Retryable) else 0
-        wait_s = due.backoff_s(
-            standing.failures + 1, connection.interval_s, self.jitter(), retry_after_s
-        )
+        # A look that fails is tried again at the pace of looks.
+        interval_s = min(connection.interval_s, getattr(job, "interval_s", connection.interval_s))
+        wait_s = due.backoff_s(standing.failures + 1, interval_s, self.jitter(), retry_after_s)
         self.state.note_failure(
             job.connection,
             job.shard,

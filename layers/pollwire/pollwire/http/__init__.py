@@ -44,6 +44,10 @@ __all__ = [
 
 K = TypeVar("K")
 
+#: What is left of a run's time when the last request may start: this, or a share if that is less.
+GRACE_S = 1.0
+GRACE_SHARE = 0.2
+
 
 class Http:
     """
@@ -97,8 +101,9 @@ class Http:
         Run many checks side by side, over kept connections.
 
         An error of transport or status is thrown into the check, which may handle it; what a check
-        raises becomes its result and stops no other. A check whose next request counts against a
-        rate budget that is used up gets ``RateLimited`` in the place of an answer.
+        raises becomes its result and stops no other. A check whose next request is not sent (a rate
+        budget is used up, the time is over) gets ``Unasked`` in the place of an answer, and may end
+        with what it has learned so far.
 
         Args:
             checks: Taken one by one, as connections become free.
@@ -127,6 +132,7 @@ class Http:
 
             self._checks = Checks(self._limits)
         run = Run(self._checks, self._hosts, iter(checks), pace, ends_s, shared=shared)
+        run.grace_s = min(GRACE_S, deadline_s * GRACE_SHARE)
         if spent is not None:
             run.spent = spent
         return run.results()

@@ -32,6 +32,7 @@ NOT_PUBLIC: Final = (
     "the name leads to an address that is not public;"
     " an internal host is allowed by its IP address in AllowedHosts"
 )
+SPENT: Final = "the provider says that its rate budget is used up"
 TOO_LARGE: Final = "the answer is larger than the cap"
 UNREACHABLE: Final = "cannot be reached"
 
@@ -87,7 +88,7 @@ def failure_of(
 
 def spent(wait_s: int) -> RateLimited:
     """Stand for an answer that is not asked for: an earlier one said what it would be."""
-    return RateLimited("the provider says that its rate budget is used up", retry_after_s=wait_s)
+    return RateLimited(SPENT, retry_after_s=wait_s)
 
 
 def require_encoding(

@@ -6,6 +6,7 @@ What a check does, it does here; how requests are sent is the engine's business 
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -82,6 +83,8 @@ class Run(Generic[K]):
         spent: By key, the seconds that a check's answers asked to be left alone for.
 
         halted: The shared budget is used up.
+
+        grace_s: Time that the last answers have.
     """
 
     engine: Checks
@@ -94,6 +97,12 @@ class Run(Generic[K]):
     shared: bool = False
     spent: dict[K, int] = field(default_factory=dict)
     halted: bool = False
+    grace_s: float = 0.0
+
+    @property
+    def last_start_s(self) -> float:
+        """When nothing more is asked: an answer needs some time, or its lack says nothing."""
+        return self.ends_s - self.grace_s
 
     def results(self) -> Iterator[tuple[K, Seen | PollwireError]]:
         engine = self.engine
@@ -106,7 +115,7 @@ class Run(Generic[K]):
                 if not (engine.busy or self.waiting or self.more):
                     return
                 now_s = time.monotonic()
-                if now_s >= self.ends_s:
+                if now_s >= self.ends_s or (not engine.busy and now_s >= self.last_start_s):
                     break
                 engine.wait(self._patience_s(now_s))
                 yield from self._settle()
@@ -128,7 +137,7 @@ class Run(Generic[K]):
             yield from self._unasked("the budget that all share is used up")
         while self.engine.idle:
             now_s = time.monotonic()
-            if now_s >= self.ends_s or self.pace.wait_s(now_s) > 0:
+            if now_s >= self.last_start_s or self.pace.wait_s(now_s) > 0:
                 return
             if self.waiting:
                 self.pace.take(now_s)
@@ -154,7 +163,9 @@ class Run(Generic[K]):
 
     def _note(self, poll: Poll[K], answer: Response | PollwireError) -> Mapping[str, int]:
         """Note what an answer says of rate budgets; return those that this check has used up."""
-        if isinstance(answer, RateLimited):
+        if isinstance(answer, RateLimited) and not poll.request.budget:
+            # Whether the check makes an error of it or not.
+            self.spent[poll.key] = answer.retry_after_s
             self.halted |= self.shared
         if not isinstance(answer, Response) or not answer.spent_s:
             return poll.spent
@@ -173,11 +184,7 @@ class Run(Generic[K]):
         """Let a check go on. Yields its result, or nothing if it waits for another answer."""
         step = _resumed(checking, answer)
         if isinstance(step, Request) and step.budget in spent:
-            limited = answers.spent(spent[step.budget])
-            step = _resumed(checking, limited)
-            if isinstance(step, Request):
-                _closed(checking)
-                step = limited
+            step = _ended(checking, Unasked(answers.SPENT))
         if not isinstance(step, Request):
             yield key, step
             return
@@ -191,19 +198,16 @@ class Run(Generic[K]):
 
     def _expire(self) -> Iterator[tuple[K, Seen | PollwireError]]:
         """Give up on all that is not finished, begun or not."""
-        begun = [*self.engine.abandon(), *self.waiting]
-        self.waiting.clear()
-        for poll in begun:
-            _closed(poll.checking)
-            yield poll.key, Unavailable("the run's time was up before the answer came")
+        for poll in self.engine.abandon():
+            late = Unavailable("the run's time was up before the answer came")
+            yield poll.key, _ended(poll.checking, late)
         yield from self._unasked("the run's time was up before this was asked")
 
     def _unasked(self, reason: str) -> Iterator[tuple[K, Seen | PollwireError]]:
         """Ask nothing more."""
         waiting, self.waiting = self.waiting, deque()
         for key, checking in chain(((one.key, one.checking) for one in waiting), self.checks):
-            _closed(checking)
-            yield key, Unasked(reason)
+            yield key, _ended(checking, Unasked(reason))
         self.more = False
 
 
@@ -227,6 +231,18 @@ def _resumed(
     if isinstance(step, Request | Seen):
         return step
     return Malformed(f"the check gave a {type(step).__name__}")
+
+
+def _ended(checking: Checking, error: PollwireError) -> Seen | PollwireError:
+    """Have a check end without another answer: with what it has learned, or with the error."""
+    if inspect.getgeneratorstate(checking) == inspect.GEN_CREATED:
+        _closed(checking)
+        return error
+    step = _resumed(checking, error)
+    if not isinstance(step, Request):
+        return step
+    _closed(checking)
+    return error
 
 
 def _closed(checking: Checking) -> None:

@@ -192,6 +192,27 @@ def setting(settings: Mapping[str, str], name: str, where: str) -> str:
     return value
 
 
+def iso(at_ms: int) -> str:
+    """Write an instant of the calendar as in ``2016-10-26T16:46:29.437Z``."""
+    at = _EPOCH + timedelta(milliseconds=at_ms)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def canonical(value: object) -> str:
+    """Write a JSON value in one way, to be stored or hashed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def fits_header(value: str) -> bool:
+    """Tell whether a header can carry a text."""
+    return value.isascii() and value.isprintable()
+
+
+def without_query(url: object) -> object:
+    """Leave of a URL where a thing lies, which may be published, and not the key that opens it."""
+    return re.split("[?#]", url, maxsplit=1)[0] if isinstance(url, str) else url
+
+
 def _encodable(row: Row) -> Row:
     """Refuse a row whose key fields hold half a character, which cannot be written."""
     for name in ("id", "updated_at", "type", "direction", "extension"):

@@ -32,7 +32,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import accumulate
 from types import MappingProxyType
@@ -53,7 +52,13 @@ from pollwire.model import (
     Start,
     Stream,
 )
-from pollwire.providers import INSTANT_MS_MAX, canonical_id, rows_of, setting
+from pollwire.providers import (
+    INSTANT_MS_MAX,
+    canonical_id,
+    iso,
+    rows_of,
+    setting,
+)
 
 PATH: Final = "/services/rest/user/allMessages"
 
@@ -322,7 +327,7 @@ def _row(direction: str, raw: dict[str, Any]) -> Row:
         "id": identity,
         "type": "SMS",
         "direction": direction,
-        "creationTime": _iso(at_s),
+        "creationTime": iso(at_s * 1000),
         "from": None if sender is None else {"phoneNumber": _phone(sender)},
         "to": None if called is None else [{"phoneNumber": _phone(called)}],
         "subject": raw.get("text"),
@@ -334,7 +339,7 @@ def _row(direction: str, raw: dict[str, Any]) -> Row:
 
 def _gap(second: int, seen: int) -> Row:
     identity = f"gap:{second}"
-    said = {"gap": True, "second": second, "seen": seen, "creationTime": _iso(second)}
+    said = {"gap": True, "second": second, "seen": seen, "creationTime": iso(second * 1000)}
     return Row(identity, str(second), second * 1000, {"id": identity, **said})
 
 
@@ -351,8 +356,3 @@ def _second(raw: Mapping[str, Any]) -> int:
 
 def _phone(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _iso(at_s: int) -> str:
-    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=at_s)
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

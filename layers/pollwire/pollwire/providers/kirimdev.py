@@ -28,14 +28,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
-from pollwire.errors import Malformed, Misconfigured, Restart
+from pollwire.errors import Malformed, Misconfigured, Restart, Unasked
 from pollwire.model import (
     NOTHING,
     OK,
@@ -51,7 +52,16 @@ from pollwire.model import (
     Start,
     Stream,
 )
-from pollwire.providers import canonical_id, iso_ms, rows_of, setting
+from pollwire.providers import (
+    canonical,
+    canonical_id,
+    fits_header,
+    iso,
+    iso_ms,
+    rows_of,
+    setting,
+    without_query,
+)
 
 #: Late rows: eight seconds of cache, and what the server takes to commit.
 CONVERSATIONS: Final = Stream(overlap_s=15, cache_s=8, reconcile_s=3600)
@@ -84,7 +94,6 @@ GONE_RANK: Final = 1 + max(RANKS.values())
 #: Messages that one check asks for; of more it asks in turn. Every one costs a request of the
 #: organisation's 600 a minute.
 WATCHED_MAX: Final = 20
-WATCH_MS: Final = STATUSES.watch_s * 1000
 
 #: One that was delivered is cached for longer than one that was not.
 DELIVERED_S: Final = 10
@@ -123,7 +132,7 @@ class Kirimdev:
             return seen
         # While the pipeline trusts no validator, no message's is sent either.
         statuses = yield from _check_watched(account, statuses, bool(seen.etag))
-        raw = _canonical({"conversations": digest, "messages": statuses})
+        raw = canonical({"conversations": digest, "messages": statuses})
         return seen if raw == seen.raw else Seen(raw, etag)
 
     def marks(self, account: Account, raw: str) -> dict[str, str]:
@@ -159,7 +168,7 @@ def _request(
             "account.id is not Kirimdev's phone_number_id (6 to 20 digits); correct the account"
         )
     key = setting(account.credential, "api_key", "credential")
-    if not _fits_header(key) or key != key.strip():
+    if not fits_header(key) or key != key.strip():
         raise Misconfigured("credential.api_key has a character no header can carry; change it")
     headers = {"Authorization": f"Bearer {key}", "Accept": "application/json"}
     if etag:
@@ -168,22 +177,14 @@ def _request(
     return Request(url, query=query, headers=headers, expect=expect, secret=True)
 
 
-def _fits_header(value: str) -> bool:
-    return value.isascii() and value.isprintable()
-
-
 def _validator(response: Response) -> str:
     """Read the ETag: verbatim, or nothing if it cannot be sent back."""
     value = response.headers.get("etag", "")
-    return value if _fits_header(value) and len(value) <= VALIDATOR_BYTES_MAX else ""
-
-
-def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return value if fits_header(value) and len(value) <= VALIDATOR_BYTES_MAX else ""
 
 
 def _hash(value: object) -> str:
-    return hashlib.sha256(_canonical(value).encode()).hexdigest()[:32]
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:32]
 
 
 def _telling(row: object) -> object:
@@ -239,25 +240,34 @@ def _check_watched(
         for name in account.watched
         if _MESSAGE_ID.fullmatch(name) and _is_turn(account, statuses.get(name, [""])[0])
     )
-    turn = account.turn.due_ms // WATCH_MS * WATCHED_MAX % max(len(alive), 1)
-    if len(alive) <= WATCHED_MAX:
-        turn = 0
-    for name in (alive[turn:] + alive[:turn])[:WATCHED_MAX]:
+    first = zlib.crc32(str(account.turn.due_ms).encode()) % max(len(alive), 1)
+    first = first if len(alive) > WATCHED_MAX else 0
+    for name in (alive[first:] + alive[:first])[:WATCHED_MAX]:
         etag = statuses[name][1] if trusted and name in statuses else ""
         try:
-            response = yield _request(
-                account, f"messages/{name}", etag=etag, expect=OK | {304, 404}
-            )
-            if response.status == 304 and not etag:
-                raise Malformed("304, but nothing was sent that it could confirm")
-            if response.status != 304:
-                message = _message(name, response)
-                status = GONE if message is None else message["status"]
-                statuses[name] = [status, _validator(response)]
-        except Malformed:
-            # One odd message does not hold up the conversations; its delta says what is wrong.
-            statuses[name] = [UNREADABLE, ""]
+            learned = yield from _check_message(account, name, etag)
+        except Unasked:
+            break  # What was learned so far is worth keeping.
+        if learned:
+            statuses[name] = learned
     return statuses
+
+
+def _check_message(
+    account: Account, name: str, etag: str
+) -> Generator[Request, Response, list[str]]:
+    """Look at a message; return its status and ETag, or nothing if it is as it was."""
+    try:
+        response = yield _request(account, f"messages/{name}", etag=etag, expect=OK | {304, 404})
+        if response.status == 304 and not etag:
+            raise Malformed("304, but nothing was sent that it could confirm")
+        if response.status == 304:
+            return []
+        message = _message(name, response)
+        return [GONE if message is None else message["status"], _validator(response)]
+    except Malformed:
+        # One odd message does not hold up the conversations; its delta says what is wrong.
+        return [UNREADABLE, ""]
 
 
 def _is_turn(account: Account, status: str) -> bool:
@@ -276,7 +286,7 @@ def _conversation_pages(account: Account, start: Start, fetch: Fetch) -> Iterato
     # ``updated_since`` is strictly after, and a start takes its own instant in.
     since = None if start.since_ms is None else max(OLDEST_MS, start.since_ms - 1)
     cursor: str | None = _resumed(start.resume, since) if start.resume else ""
-    query = {"limit": str(LIMIT)} | ({} if since is None else {"updated_since": _iso(since)})
+    query = {"limit": str(LIMIT)} | ({} if since is None else {"updated_since": iso(since)})
     used, previous = {cursor}, None
     while cursor is not None:
         response = _page(account, query, cursor, fetch)
@@ -288,7 +298,7 @@ def _conversation_pages(account: Account, start: Start, fetch: Fetch) -> Iterato
         rows, bad = rows_of(found, "data", partial(_conversation, account))
         if since is not None and _is_ignored(rows, since):
             bad += (BadRow("updated_since", "updated_since: the server does not honour it"),)
-        place = "" if cursor is None else _canonical({"cursor": cursor, "since": since})
+        place = "" if cursor is None else canonical({"cursor": cursor, "since": since})
         yield Page(rows, bad, resume=place, date_ms=response.date_ms)
 
 
@@ -408,7 +418,7 @@ def _watched(account: Account, fetch: Fetch, asked: dict[str, Any]) -> Row:
     said = (message.get(field) for field in ("updated_at", "status_updated_at", "created_at"))
     time = next((time for time in said if isinstance(time, str)), "")
     body = {
-        field: _without_query(value) if field.endswith("url") else value
+        field: without_query(value) if field.endswith("url") else value
         for field, value in message.items()
         if field != "request_id"
     }
@@ -437,13 +447,3 @@ def _message(name: str, response: Response) -> dict[str, Any] | None:
     if not isinstance(status, str) or not 0 < len(status) <= STATUS_CHARS_MAX:
         raise Malformed("status: a word is expected")
     return message
-
-
-def _iso(at_ms: int) -> str:
-    at = EPOCH + timedelta(milliseconds=at_ms)
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _without_query(url: object) -> object:
-    # Where a medium lies may be published; the signature that opens it may not.
-    return re.split("[?#]", url, maxsplit=1)[0] if isinstance(url, str) else url

@@ -24,7 +24,6 @@ import re
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -44,7 +43,16 @@ from pollwire.model import (
     Start,
     Stream,
 )
-from pollwire.providers import INSTANT_MS_MAX, canonical_id, instant_ms, iso_ms, rows_of, setting
+from pollwire.providers import (
+    INSTANT_MS_MAX,
+    canonical,
+    canonical_id,
+    instant_ms,
+    iso,
+    iso_ms,
+    rows_of,
+    setting,
+)
 
 #: Presence as notifications have it, but for the calls and what is said of them.
 CONTEXT: Final = (
@@ -121,7 +129,7 @@ class RingCentral:
         refused = [one for one in (messages["message-store"], presence) if _is_refused(one)]
         if len(refused) == len(STREAMS):
             raise Rejected("RingCentral refuses messages and presence: the user lacks permissions")
-        raw = _canonical({**messages, "presence": presence})
+        raw = canonical({**messages, "presence": presence})
         return seen if raw == seen.raw else Seen(raw=raw)
 
     def marks(self, account: Account, raw: str) -> dict[str, str]:
@@ -311,17 +319,8 @@ def _is_refused(mark: str) -> bool:
     return mark.startswith("403 ")
 
 
-def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
 def _hash(value: object) -> str:
-    return hashlib.sha256(_canonical(value).encode()).hexdigest()[:HASH_CHARS]
-
-
-def _iso(at_ms: int) -> str:
-    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=at_ms)
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:HASH_CHARS]
 
 
 def _instant(record: object, name: str) -> int:
@@ -384,7 +383,7 @@ def _changed(session: _Session, token: str, fetch: Fetch) -> Iterator[Page]:
         # There are no pages, but a full answer may not be all; the overlap is repeated for 5 s.
         more = len(sync.records) >= RECORDS and not found <= before
         before, token = found, sync.token
-        resume = _canonical(_Place(token)) if more else ""
+        resume = canonical(_Place(token)) if more else ""
         yield Page(rows, bad, resume, token, response.date_ms, whole=False)
 
 
@@ -394,7 +393,7 @@ def _listed(session: _Session, place: _Place, since_ms: int | None, fetch: Fetch
     token, to_ms = place
     more = True
     while more:
-        until = {} if to_ms is None else {"dateTo": _iso(to_ms)}
+        until = {} if to_ms is None else {"dateTo": iso(to_ms)}
         query = {**_full_query(RECORDS), **until}
         response = _fetched(session.get("message-sync", query), fetch)
         sync = _sync(response)
@@ -402,7 +401,7 @@ def _listed(session: _Session, place: _Place, since_ms: int | None, fetch: Fetch
         rows, bad = rows_of(sync.records, "records", partial(_message, session.account))
         step = _older(sync, to_ms, floor_ms)
         to_ms, more = step.to_ms, step.to_ms is not None
-        resume = _canonical(_Place(token, to_ms)) if more else ""
+        resume = canonical(_Place(token, to_ms)) if more else ""
         whole = step.whole and since_ms is None
         yield Page(rows, bad, resume, token, response.date_ms, whole, step.gaps)
 
@@ -480,7 +479,7 @@ def _message(account: Account, raw: dict[str, Any]) -> Row:
         if isinstance(raw.get(name), str)
     }
     body = _with_ids(raw, ("conversationId", "extensionId")) | _parts(raw) | said
-    body |= {"id": identity} | {name: _iso(at_ms) for name, at_ms in instants.items()}
+    body |= {"id": identity} | {name: iso(at_ms) for name, at_ms in instants.items()}
     return Row(
         identity,
         next(reversed(times.values()), ""),

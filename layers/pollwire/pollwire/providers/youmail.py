@@ -25,7 +25,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -45,7 +44,15 @@ from pollwire.model import (
     Start,
     Stream,
 )
-from pollwire.providers import canonical_id, instant_ms, rows_of, setting
+from pollwire.providers import (
+    canonical_id,
+    fits_header,
+    instant_ms,
+    iso,
+    rows_of,
+    setting,
+    without_query,
+)
 
 PAGE_LENGTH: Final = 100
 VALIDATOR_BYTES_MAX: Final = 256
@@ -216,11 +223,7 @@ def _composite(raw: str) -> list[int]:
 
 
 def _validator(value: str) -> str:
-    return value if _fits_header(value) and len(value) <= VALIDATOR_BYTES_MAX else ""
-
-
-def _fits_header(value: str) -> bool:
-    return value.isascii() and value.isprintable()
+    return value if fits_header(value) and len(value) <= VALIDATOR_BYTES_MAX else ""
 
 
 def _field_names(account: Account) -> tuple[str, ...]:
@@ -340,7 +343,7 @@ def _authenticate(account: Account, fetch: Fetch) -> None:
     headers = {"Accept": "application/json"}
     for header, name in (("YouMail-User", "username"), ("YouMail-Password", "password")):
         headers[header] = setting(account.credential, name, "credential")
-        if not _fits_header(headers[header]):
+        if not fits_header(headers[header]):
             raise Misconfigured(f"credential.{name} has a character no header can carry; change it")
     url = f"{account.hosts['api']}/api/v4/authenticate"
     try:
@@ -349,7 +352,7 @@ def _authenticate(account: Account, fetch: Fetch) -> None:
         raise Rejected("YouMail refuses the username or the password") from error
     _raise_for_error(body)
     token = body.get("authToken")
-    if not isinstance(token, str) or not token or not _fits_header(token):
+    if not isinstance(token, str) or not token or not fits_header(token):
         raise Malformed("authToken is missing, or no header can carry it")
     account.token.renew(token)
 
@@ -410,7 +413,7 @@ def _call(raw: Mapping[str, Any], type_: str) -> dict[str, Any]:
         "type": type_ or None,
         "direction": "Inbound",
         "readStatus": READ_STATUS.get(str(status), status),
-        "creationTime": _iso(instant_ms(created, field)) if field else None,
+        "creationTime": iso(instant_ms(created, field)) if field else None,
         "from": {name: value for name, value in caller.items() if value is not None} or None,
         "to": None if called is None else [{"phoneNumber": called}],
         "durationMs": raw.get("length"),
@@ -433,14 +436,6 @@ def _first(raw: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, Any]:
     return next(((name, raw[name]) for name in names if raw.get(name) not in (None, 0)), ("", None))
 
 
-def _iso(at_ms: int) -> str:
-    try:
-        at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=at_ms)
-    except OverflowError as error:
-        raise Malformed("created: no date of the calendar") from error
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def _published(value: Any) -> Any:
     """Leave out what opens something, wherever it stands."""
     if isinstance(value, list):
@@ -448,12 +443,7 @@ def _published(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {
-        name: _without_query(one) if name.endswith("Url") else _published(one)
+        name: without_query(one) if name.endswith("Url") else _published(one)
         for name, one in value.items()
         if not name.lower().endswith(SECRETS)
     }
-
-
-def _without_query(url: object) -> object:
-    # Where a recording lies may be published; the signature that opens it may not.
-    return re.split("[?#]", url, maxsplit=1)[0] if isinstance(url, str) else url
