@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from pollwire import decide, marks
 from pollwire.errors import (
+    Forbidden,
     Malformed,
     Misconfigured,
     PollwireError,
@@ -666,10 +667,33 @@ def test_a_check_of_messages_is_stopped_by_what_concerns_all(simulator, wire):
     sent = simulator.send(simulator.new_conversation(ACCOUNT.id))
     account = replace(ACCOUNT, watched=frozenset({sent}))
 
-    for kind, error in (("429", RateLimited), ("401", Rejected), ("503", Unavailable)):
+    for kind, error in (("429", RateLimited), ("401", Rejected), ("403", Forbidden)):
         simulator.fail_next(f"/v1/{ACCOUNT.id}/messages", kind)
         with pytest.raises(error):
             check(wire, account=account)
+
+
+def test_a_message_that_is_not_answered_holds_up_neither_the_list_nor_the_others(simulator, wire):
+    conversation = simulator.new_conversation(ACCOUNT.id)
+    silent, other = (simulator.send(conversation) for _ in range(2))
+    account = replace(ACCOUNT, watched=frozenset({silent, other}))
+    simulator.fail_next(f"/v1/{ACCOUNT.id}/messages/{silent}", "503", times=2)
+    seen = check(wire, account=account)
+    told, delta = [], Kirimdev().delta(account, "message-status", Start(), wire)
+
+    assert "conversations" in mark(seen, account)
+    with pytest.raises(Unavailable):
+        told.extend(one_by_one(delta))
+    assert [row.id for page in told for row in page.rows] == [other]
+    resume = Start(resume=told[-1].resume)
+    rest = list(Kirimdev().delta(account, "message-status", resume, wire))
+    assert {row.id for page in rest for row in page.rows} == {silent, other}
+    assert rest[-1].resume == ""
+
+
+def one_by_one(pages):
+    """Hand on page after page, so that those before an error are kept."""
+    yield from pages
 
 
 def test_an_id_that_is_no_message_is_never_asked_for(wire):

@@ -1,5 +1,5 @@
 """
-The transport against servers that do what servers should not (reliability.md 4 A and B, 5.1).
+The transport against servers that do what servers should not.
 
 Everything that both engines promise is tried on both. No test measures a duration: limits are
 short, and an alarm of the harness fails what does not end by itself.
@@ -1289,6 +1289,20 @@ def test_a_check_may_handle_an_error(http_to):
 
     with Server(script) as server:
         assert run(http_to(server), [("a", check())]) == {"a": Seen(raw="new")}
+
+
+def test_a_request_that_cannot_be_written_stops_no_other_and_keeps_no_connection(http_to):
+    def check(text: str):
+        response = yield Request(f"{server.base}/a", query={"token": text})
+        return Seen(raw=response.body.decode())
+
+    with Server(says(answer(b"fine"))) as server:
+        http = http_to(server, connections=2)
+        for _ in range(4):
+            found = run(http, {"odd": check("\ud800"), "good": check("t")}.items())
+
+            assert isinstance(found["odd"], Malformed)
+            assert found["good"] == Seen(raw="fine")
 
 
 def budget(remaining: int, window_s: int = 9) -> tuple[str, str]:

@@ -11,6 +11,7 @@ import pytest
 from pollwire.events import iso
 from pollwire.model import CheckJob, Connection
 
+from local.simulators.intelli import Intelli
 from local.simulators.kirimdev import Kirimdev
 from local.simulators.ringcentral import RingCentral
 
@@ -66,7 +67,8 @@ def test_an_account_whose_budget_is_used_up_rests_before_the_provider_refuses(sy
 
     system.clock.advance(60)
     system.check(connection)
-    assert len(system.http.asked) == before + 6
+    system.run_deltas()
+    assert len(system.http.asked) > before
     assert simulator.requests["refused"] == 0
 
 
@@ -366,3 +368,88 @@ def test_tokens_that_are_refused_as_soon_as_they_are_given_are_not_got_again_and
         system.clock.advance(10)
 
     assert simulator.requests["token"] <= 5
+
+
+def test_checks_leave_some_of_a_small_budget_to_the_deltas(system):
+    simulator, connection = office(system, shared=False, light_per_minute=2)
+    told = []
+    for number in range(120):
+        system.clock.advance(10)
+        system.check(connection)
+        system.run_deltas()
+        told += [one.event["body"] for one in system.deliveries()]
+        if number == 50:
+            simulator.receive_sms("1001", "hello")
+
+    assert [one["record"]["subject"] for one in told if one["change"] == "created"] == ["hello"]
+    assert simulator.requests["refused"] == 0
+
+
+@pytest.mark.parametrize("token", ["half \ud800 a character", "x" * 5_000, "two\r\nlines"])
+def test_an_odd_sync_token_stops_no_other_account(system, token):
+    simulator, connection = office(system, shared=False)
+    good = simulator.handle
+
+    def handle(method, path, *asked):
+        status, headers, body = good(method, path, *asked)
+        if path.endswith("1001/message-sync") and status == 200:
+            answer = json.loads(body)
+            answer["syncInfo"]["syncToken"] = token
+            body = json.dumps(answer).encode()
+        return status, headers, body
+
+    simulator.handle = handle
+    for _ in range(3):
+        system.check(connection)
+        system.run_deltas()
+        system.clock.advance(10)
+    simulator.receive_sms("1002", "hello")
+    system.check(connection)
+    system.run_deltas()
+
+    told = [one.event["body"] for one in system.deliveries()]
+    assert [one["record"]["subject"] for one in told] == ["hello"]
+    assert system.standing("1001", connection).failures > 0
+
+
+def test_a_large_call_holds_up_no_other(system):
+    simulator, connection = office(system, shared=False)
+    system.check(connection)
+    system.run_deltas()
+    system.clock.advance(20)
+    simulator.ring("1001", "x" * 450_000)
+    simulator.ring("1001", direction="y" * 300_000)
+    small = simulator.ring("1001")
+    for _ in range(3):
+        system.check(connection)
+        assert system.run_deltas() == 0
+        system.clock.advance(20)
+
+    told = {one.event["body"]["recordId"] for one in system.deliveries()}
+    assert small in told
+    assert len(told) == 3
+
+
+def test_a_second_with_more_messages_than_an_answer_holds_does_not_end_the_list(system):
+    simulator = system.attach("intelli", Intelli(lambda: system.clock() / 1000))
+    secret = {"username": "7654321@reseller", "password": "canary-password"}
+    simulator.add_account("7654321@reseller", **secret)
+    post = Connection("post", "intelli", interval_s=60, slowest_s=60)
+    system.connect(post)
+    sealed = system.world.sealer.seal(secret, "post", "7654321@reseller")
+    system.world.state.add_account(post, "7654321@reseller", credential=sealed)
+    simulator.receive("7654321@reseller", "from before")
+    system.check(post)
+    system.run_deltas()
+    system.clock.advance(60)
+    simulator.saturate("7654321@reseller", 130)
+    told = []
+    for number in range(12):
+        system.clock.advance(60)
+        simulator.receive("7654321@reseller", f"later {number}")
+        system.check(post)
+        system.run_deltas()
+        told += [one.event["body"]["record"].get("subject", "gap") for one in system.deliveries()]
+
+    assert {f"later {number}" for number in range(11)} <= set(told)
+    assert told.count("gap") == 1

@@ -136,7 +136,7 @@ def decide_missing(
     present = frozenset(listed)
     alive = [record for record in records.values() if not record.gone]
     absent = [record for record in alive if record.id not in present]
-    mass = len(absent) > max(MISSING_MAX, MISSING_SHARE_MAX * len(alive))
+    mass = stream.guarded and len(absent) > max(MISSING_MAX, MISSING_SHARE_MAX * len(alive))
     confirm_ms = 1000 * (MASS_CONFIRM_S if mass else stream.cache_s)
 
     changes: list[Change] = []

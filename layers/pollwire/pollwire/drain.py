@@ -50,6 +50,10 @@ AHEAD_MS_MAX = 300_000
 #: that is refused, a new token, the same again) and the writes.
 PAGE_MS = 35_000
 
+#: Pages in a row without anything new, where rows may have moved while they were turned; more of
+#: them are the same pages over and over.
+REPEATS_MAX = 2
+
 #: Records and unreadable rows that fit into one transaction beside the cursor, some room kept.
 PUTS_MAX = 90
 
@@ -156,9 +160,12 @@ class Delta:
         listed: set[str] | None = None if drain.resume or not drain.full else set()
         start = Start(drain.since_ms, drain.place, drain.resume)
         told: set[tuple[str, str]] = set()
+        repeats = 0
         pages: list[Page] = []
         page = Page(())
-        for page in self._provider.delta(account, self._job.stream, start, self._fetch):
+        found = self._provider.delta(account, self._job.stream, start, self._fetch)
+        while (turned := self._turn(found, drain, pages)) is not None:
+            page = turned
             pages.append(page)
             if listed is not None:
                 listed = _listed(listed, page)
@@ -167,11 +174,11 @@ class Delta:
             newest_ms = max(drain.newest_ms, decide.newest_ms(page.rows, clock_ms))
             drain = replace(drain, newest_ms=newest_ms, resume=page.resume, pages=drain.pages + 1)
             versions = _versions(page)
-            if page.resume and page.rows and versions <= told:
-                # Nothing new on a page: this list has no end, and perhaps more than it tells.
-                self._counts["gaps"] += 1
-                listed = None
-                break
+            repeats = repeats + 1 if page.resume and page.rows and versions <= told else 0
+            if repeats > REPEATS_MAX and not page.steps:
+                self._write_part(drain, pages)
+                self._commit(replace(self._state, drain=None))
+                raise Malformed("the list repeats its pages: it has no end")
             told |= versions
             if not page.resume:
                 break
@@ -184,6 +191,15 @@ class Delta:
                 return True
         self._pages = drain.pages
         return self._finish(drain, pages, page.cursor, listed)
+
+    def _turn(self, found: Iterator[Page], drain: Drain, pages: list[Page]) -> Page | None:
+        """Turn a page. If that fails, what was read before is told; but not of a full listing."""
+        try:
+            return next(found, None)
+        except Retryable:
+            if pages and not (drain.full and self._state.drained_ms):
+                self._write_part(drain, pages)
+            raise
 
     def _fetch(self, request: Request) -> Response:
         """
@@ -207,16 +223,10 @@ class Delta:
             news = news or account.settings.get("backfill") == "true"
             mode = decide.BACKFILL if news else decide.BASELINE
         full = self._stream.snapshot or self._job.full or not state.drained_ms
-        full = full or self._is_overdue(now_ms)
         start = decide.start(state.reached_ms, state.previous_ms, state.place, self._stream)
         if full:
             start = Start()
         return Drain(mode, start.since_ms, start.cursor, "", 0, now_ms, full=full)
-
-    def _is_overdue(self, now_ms: int) -> bool:
-        """Tell whether the instant to list everything passed while the account was left alone."""
-        overdue_ms = self._stream.reconcile_s * 1000 * 5 // 4
-        return bool(overdue_ms) and now_ms - self._state.reconciled_ms > overdue_ms
 
     def _write_part(self, drain: Drain, pages: list[Page]) -> Drain:
         """Decide some pages before the last; return the drain as it stands then."""
@@ -234,13 +244,15 @@ class Delta:
         records = self._world.state.all_records(self._job) if whole else self._records(pages)
         decision = self._decide(pages, drain.mode, records)
         state = replace(self._state, drained_ms=drain.began_ms, drain=None)
+        # A listing that may lack something shows no deletion: the place before it still does.
+        place = state.place or cursor if drain.full and listed is None else cursor or state.place
         if not (drain.unsettled or decision.unsettled):
             # What must be seen again has to be listed again: else the cursor stays in front of it.
             state = replace(
                 state,
                 reached_ms=max(state.reached_ms, drain.newest_ms),
                 previous_ms=state.reached_ms,
-                place=cursor or state.place,
+                place=place,
             )
         if drain.full:
             state = replace(state, reconciled_ms=drain.began_ms)
@@ -250,6 +262,8 @@ class Delta:
             self._ask_again(missing)
             decision = decision.joined(missing)
         self._write(decision, self._bad_rows(pages), state)
+        if drain.full and self._stream.reconcile_s:
+            self._world.state.note_listed(self._job, drain.began_ms)
         self._unwatch(pages)
         return drain.unsettled or decision.unsettled
 

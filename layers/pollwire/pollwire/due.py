@@ -23,6 +23,9 @@ QUIET_SHARE = 10
 #: Seconds that one check of a shard may take: a Lambda timeout of 60 s leaves time to write.
 CHECK_S = 40
 
+#: How long a validator is trusted without another look.
+DISTRUST_MS = 3_600_000
+
 #: Of a connection's rate, the share of its looks at what is watched, if it has such.
 LOOKS_SHARE = 0.25
 
@@ -103,24 +106,33 @@ def is_due(account: str, due_ms: int, quiet_ms: int, interval_s: int, slowest_s:
     return stride == 1 or (tick - (stable_hash(account) >> 16)) % stride == 0
 
 
-def reconciles(
-    account: str, stream: str, due_ms: int, quiet_ms: int, connection: Connection, reconcile_s: int
-) -> bool:
+def reconciles(account: str, stream: str, due_ms: int, listed_ms: int, reconcile_s: int) -> bool:
     """
     Tell whether a stream is to be listed from end to end at one of its account's instants.
 
-    That is by the clock alone, whatever changed or did not: at the account's first instant after
-    a place in each period that a hash picks.
+    That is by the clock alone, whatever changed or did not: once in each period, from a place in
+    it that a hash picks, and at every instant from then on until it was done.
 
     Args:
+        listed_ms: When it was last done; 0 for never.
+
         reconcile_s: The period; 0 for never.
     """
     if not reconcile_s:
         return False
-    stride = stride_of(quiet_ms, connection.interval_s, connection.slowest_s)
     period_ms = reconcile_s * 1000
-    into_ms = (due_ms - stable_hash(f"{account}#{stream}")) % period_ms
-    return into_ms < stride * connection.interval_s * 1000
+    phase_ms = stable_hash(f"{account}#{stream}") % period_ms
+    return (due_ms - phase_ms) // period_ms > (listed_ms - phase_ms) // period_ms
+
+
+def distrusts(account: str, due_ms: int, quiet_ms: int, interval_s: int, slowest_s: int) -> bool:
+    """
+    Tell whether an account is asked without a validator at one of its instants: once an hour.
+
+    One that lies would lie for ever. The arguments are those of :func:`is_due`.
+    """
+    apart_ms = stride_of(quiet_ms, interval_s, slowest_s) * interval_s * 1000
+    return (due_ms - stable_hash(account)) % DISTRUST_MS < apart_ms
 
 
 def stride_of(quiet_ms: int, interval_s: int, slowest_s: int) -> int:

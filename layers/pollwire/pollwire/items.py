@@ -16,6 +16,9 @@ from pollwire.model import NOTHING, Connection, Event, Record
 Item = Mapping[str, Any]
 Noun = TypeVar("Noun")
 
+#: How the attributes are called that say when a stream was listed from end to end.
+LISTED = "listed_"
+
 #: Attributes of a stream that does not come on.
 TROUBLE = ("trouble", "trouble_at", "failures", "not_before")
 
@@ -49,6 +52,8 @@ class Standing:
         credential: Sealed, or ``None``.
 
         watched: Ids to have an eye on.
+
+        listed: When streams were last listed from end to end, by stream (dashes are underscores).
     """
 
     account: str
@@ -61,6 +66,11 @@ class Standing:
     settings: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     credential: bytes | None = field(default=None, repr=False)
     watched: frozenset[str] = frozenset()
+    listed: Mapping[str, int] = field(default_factory=lambda: {})
+
+    def listed_ms(self, stream: str) -> int:
+        """When a stream was last listed from end to end; 0 if it never was."""
+        return self.listed.get(stream.replace("-", "_"), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +228,11 @@ def read_standing(item: Item) -> Standing:
         settings=_read_map(item, "settings"),
         credential=item["credential"]["B"] if "credential" in item else None,
         watched=frozenset(item["watched"]["SS"]) if "watched" in item else frozenset(),
+        listed={
+            name.removeprefix(LISTED): _read_int(item, name)
+            for name in item
+            if name.startswith(LISTED)
+        },
     )
 
 

@@ -51,7 +51,7 @@ SPENT_S_MAX: Final = 3600
 #: A reset that is larger than this is an instant, not a number of seconds to wait.
 EPOCH_S_MIN: Final = 1_000_000_000
 
-_NOTHING_LEFT: Final = re.compile(r"-[0-9.]+|[0.]+")
+_NOTHING_LEFT: Final = re.compile(r"0+(\.0*)?")
 _SECONDS: Final = re.compile("[0-9]{1,15}")
 
 #: ``Seen.raw`` of an account that the provider knows nothing of yet: empty, and known to be.
@@ -324,6 +324,9 @@ class Stream:
 
         volatile: Fields of a row that say nothing about the thing itself; no part of its hash.
 
+        guarded: Many things that are missing at once are believed to be deleted after an hour only:
+            it may be an outage.
+
         watch_s: Seconds between two looks at the ids that are watched, if the checks of a
             connection are further apart than that; 0 for a stream that has no such.
     """
@@ -337,6 +340,7 @@ class Stream:
     baseline: bool = True
     reconcile_s: int = 0
     volatile: frozenset[str] = frozenset()
+    guarded: bool = True
     watch_s: int = 0
 
 
@@ -389,7 +393,7 @@ class Response:
         """The provider's clock when it answered, or ``None`` if it did not say."""
         try:
             date = parsedate_to_datetime(self.headers.get("date", ""))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
         return int(date.replace(tzinfo=date.tzinfo or UTC).timestamp() * 1000)
 
@@ -567,6 +571,9 @@ class Page:
             the provider may have left something out.
 
         gaps: Places where the provider holds more than it can be made to tell.
+
+        steps: Its place is later than the one before in an order that the provider keeps: the list
+            ends, however often rows are repeated.
     """
 
     rows: tuple[Row, ...]
@@ -576,6 +583,7 @@ class Page:
     date_ms: int | None = None
     whole: bool = True
     gaps: int = 0
+    steps: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,8 +110,12 @@ def _answers(
         spent: Gets the seconds that an account was asked to leave its provider alone for.
     """
     ends_ms = world.clock() + due.check_s(job) * 1000
-    answers: list[tuple[str, Seen | PollwireError]] = []
-    for keys in _turns(connection, polled):
+    later = Unasked("what is left of its budget is for what is pending")
+    answers: list[tuple[str, Seen | PollwireError]] = [
+        (key, later) for key, one in polled.items() if _gives_way(one.standing)
+    ]
+    asked = {key: one for key, one in polled.items() if not _gives_way(one.standing)}
+    for keys in _turns(connection, asked):
         if spent and world.shares_rate(connection):
             return answers
         answers += world.http.run(
@@ -124,6 +128,11 @@ def _answers(
             spent=spent,
         )
     return answers
+
+
+def _gives_way(standing: Standing) -> bool:
+    """Tell whether an account has rested and lets its deltas go first: checks would use it all."""
+    return bool(standing.pending and standing.not_before_ms and not standing.failures)
 
 
 def _turns(connection: Connection, polled: Mapping[str, _Poll]) -> list[list[str]]:
@@ -163,33 +172,32 @@ def _due_accounts(
             _leave_alone(world, job, connection, standing, error, counts)
             continue
         account = replace(account, turn=turn)
-        full = _full(standing, seen, connection, provider, job, now_ms)
-        if full:
-            # A validator that lies would lie for ever: now and then it is not asked.
+        full = _full(standing, provider, job)
+        if full or _distrusts(standing, seen, connection, job, now_ms):
             seen = replace(seen, etag="", modified="")
         polled[standing.account] = _Poll(standing, account, seen, full)
     return polled
 
 
-def _full(
-    standing: Standing,
-    seen: Seen,
-    connection: Connection,
-    provider: Provider,
-    job: CheckJob,
-    now_ms: int,
-) -> frozenset[str]:
+def _full(standing: Standing, provider: Provider, job: CheckJob) -> frozenset[str]:
     """Name the streams that are to be listed from end to end."""
     if job.after_s:
         return frozenset()
-    quiet_ms = _quiet_ms(standing, seen, now_ms)
     return frozenset(
         name
         for name, stream in provider.streams.items()
         if due.reconciles(
-            standing.account, name, job.due_ms, quiet_ms, connection, stream.reconcile_s
+            standing.account, name, job.due_ms, standing.listed_ms(name), stream.reconcile_s
         )
     )
+
+
+def _distrusts(
+    standing: Standing, seen: Seen, connection: Connection, job: CheckJob, now_ms: int
+) -> bool:
+    quiet_ms = _quiet_ms(standing, seen, now_ms)
+    pace = (connection.interval_s, connection.slowest_s)
+    return not job.after_s and due.distrusts(standing.account, job.due_ms, quiet_ms, *pace)
 
 
 def _is_due(
@@ -232,6 +240,8 @@ def _note_answer(
     """Write what one account's answer says, if anything; return what is pending now."""
     if isinstance(answer, Unasked):
         counts["unasked"] += 1
+        if _gives_way(poll.standing):
+            _forget_failures(world, job, poll.standing)
         return poll.standing.pending
     if isinstance(answer, PollwireError):
         raise answer
@@ -242,10 +252,7 @@ def _note_answer(
         answer = replace(answer, etag=kept.etag, modified=kept.modified)
     if standing.failures and not standing.pending:
         # With marks pending it is for a delta to say so: a poll may not even need the credential.
-        with suppress(Conflict):
-            world.state.note_success(
-                job.connection, job.shard, standing.account, standing.not_before_ms
-            )
+        _forget_failures(world, job, standing)
     step = marks.step(
         poll.seen,
         answer,
@@ -258,6 +265,13 @@ def _note_answer(
     counts["changed"] += 1
     world.state.note_step(job.connection, job.shard, standing.account, step)
     return standing.pending | set(step.pending)
+
+
+def _forget_failures(world: World, job: CheckJob, standing: Standing) -> None:
+    with suppress(Conflict):
+        world.state.note_success(
+            job.connection, job.shard, standing.account, standing.not_before_ms
+        )
 
 
 def _leave_alone(
@@ -319,6 +333,9 @@ def delta(world: World, job: DeltaJob, remaining_ms: Callable[[], int]) -> Count
     except (Unavailable, Malformed, Misconfigured, Restart, Forbidden) as error:
         # It concerns this stream; the account's others may do well.
         work.note_trouble(error)
+        return Counter({_name(error): 1})
+    except Unasked as error:
+        # Its marks stay pending: the next check queues it again.
         return Counter({_name(error): 1})
     except (Rejected, RateLimited) as error:
         work.note_trouble(error)

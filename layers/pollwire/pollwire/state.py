@@ -6,7 +6,8 @@ One DynamoDB table.
                                         paused_until, watched_until, requests_per_second,
                                         settings, credential
     shard#<connection>#<n>   <account>  marks, pending, was_empty, watched, failures,
-                                        not_before, standing, trouble, settings, credential
+                                        not_before, standing, trouble, settings, credential,
+                                        listed_<stream>
     token#<connection>       <account>  sealed, claimed_until; * is for all accounts
     stream#<connection>#<account>#<stream>
                              cursor     version, reached, previous, place, drain, outbox,
@@ -33,6 +34,7 @@ from botocore.exceptions import ClientError
 
 from pollwire.errors import Conflict, Malformed, Misconfigured, Retryable, Unasked
 from pollwire.items import (
+    LISTED,
     Item,
     Standing,
     StreamState,
@@ -67,6 +69,9 @@ R = TypeVar("R")
 
 #: Stands in a key for all accounts of a connection; no account has such an id.
 SHARED = "*"
+
+#: Of an id that is watched.
+WATCHED_CHARS_MAX = 200
 
 #: DynamoDB's limit of keys a batch read.
 BATCH_GET_MAX = 100
@@ -296,7 +301,13 @@ class State:
 
         Raises:
             Conflict: There is no such account.
+
+            Misconfigured: The id is empty or too long, or the instant is no whole number.
         """
+        if not 0 < len(identity) <= WATCHED_CHARS_MAX:
+            raise Misconfigured(f"watched id: 1 to {WATCHED_CHARS_MAX} characters")
+        if type(until_ms) is not int or until_ms <= 0:
+            raise Misconfigured("watched until: a whole number of milliseconds since the epoch")
         # First the looks, then what there is to look at: it is found at once.
         self._put_off(connection, "watched_until", until_ms)
         self._update_account(
@@ -321,6 +332,17 @@ class State:
             "DELETE watched :ids",
             {":ids": {"SS": sorted(watched)}},
         )
+
+    def note_listed(self, job: DeltaJob, began_ms: int) -> None:
+        """
+        Note that a stream was listed from end to end.
+
+        Raises:
+            Conflict: The account was removed. It is not brought back.
+        """
+        name = f"{LISTED}{job.stream.replace('-', '_')}"
+        values = {":at": number(began_ms)}
+        self._update_account(job.connection, job.shard, job.account, f"SET {name} = :at", values)
 
     def settle(self, job: DeltaJob, elements: Collection[str]) -> None:
         """
@@ -469,6 +491,8 @@ class State:
             codes = {reason.get("Code", "None") for reason in reasons} - {"None"}
             if codes <= {"ConditionalCheckFailed", "TransactionConflict"}:
                 raise Conflict(f"stream {job.stream} of {job.account}") from error
+            if "ValidationError" in codes:
+                raise Malformed("what is to be recorded is more than DynamoDB takes") from error
             raise Retryable(f"DynamoDB refused a decision: {sorted(codes)}") from error
         return new
 

@@ -194,5 +194,9 @@ class World:
 
 def watched(standing: Standing, now_ms: int) -> frozenset[str]:
     """Name the ids that an account still has an eye on; each was written with its end."""
-    pairs = (one.split("@", 1) for one in standing.watched)
-    return frozenset(identity for until_ms, identity in pairs if int(until_ms) > now_ms)
+    pairs = (one.partition("@") for one in standing.watched)
+    return frozenset(
+        identity
+        for until_ms, _, identity in pairs
+        if until_ms.isdecimal() and int(until_ms) > now_ms
+    )

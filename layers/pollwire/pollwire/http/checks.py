@@ -73,8 +73,9 @@ class Checks:
         self.claimed = False
 
     def begin(self, poll: Poll[Any]) -> None:
-        slot = self.idle.pop()
+        slot = self.idle[-1]
         slot.prepare(poll)
+        self.idle.pop()
         self.busy[slot.handle] = slot
         self._multi.add_handle(slot.handle)
 

@@ -141,7 +141,7 @@ class Run(Generic[K]):
                 return
             if self.waiting:
                 self.pace.take(now_s)
-                self.engine.begin(self.waiting.popleft())
+                yield from self._begin(self.waiting.popleft())
                 continue
             found = next(self.checks, None)
             if found is None:
@@ -149,12 +149,19 @@ class Run(Generic[K]):
                 return
             yield from self._advance(*found, None)
 
+    def _begin(self, poll: Poll[K]) -> Iterator[tuple[K, Seen | PollwireError]]:
+        try:
+            self.engine.begin(poll)
+        except Exception as error:  # noqa: BLE001 - what it asks for is made of foreign texts
+            reason = Malformed(f"the request cannot be sent: {type(error).__name__}")
+            yield poll.key, _ended(poll.checking, reason)
+
     def _settle(self) -> Iterator[tuple[K, Seen | PollwireError]]:
         for slot, code in self.engine.ended():
             poll: Poll[K] = slot.poll
             if slot.was_disturbed:  # nothing was sent, and the connection is closed
                 self.engine.release(slot)
-                self.engine.begin(poll)
+                yield from self._begin(poll)
                 continue
             answer = slot.answer(code)
             self.engine.release(slot)

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
@@ -20,6 +21,10 @@ from pollwire.model import Account, BadRow, Checking, Fetch, Page, Row, Seen, St
 
 #: An id goes into every event, a truncated one as well; no provider's is near this.
 ID_CHARS_MAX = 1_000
+
+#: What is kept of a row for the event that says it is gone; and a type's or a direction's name.
+KEEP_CHARS_MAX = 16_000
+WORD_CHARS_MAX = 64
 
 #: Half a character: JSON can spell it, UTF-8 cannot.
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -184,11 +189,13 @@ def setting(settings: Mapping[str, str], name: str, where: str) -> str:
     Look up a setting or a field of a credential that a call cannot do without.
 
     Raises:
-        Misconfigured: It is missing or empty.
+        Misconfigured: It is missing or empty, or holds half a character.
     """
     value = settings.get(name, "")
     if not value:
         raise Misconfigured(f"{where}.{name} is missing; set it on the account")
+    if _SURROGATE.search(value):
+        raise Misconfigured(f"{where}.{name} holds half a character; correct it")
     return value
 
 
@@ -214,11 +221,24 @@ def without_query(url: object) -> object:
 
 
 def _encodable(row: Row) -> Row:
-    """Refuse a row whose key fields hold half a character, which cannot be written."""
+    """Refuse a row that cannot be written: half a character, or more than a record has room for."""
     for name in ("id", "updated_at", "type", "direction", "extension"):
         if _SURROGATE.search(getattr(row, name)):
             raise Malformed(f"{name}: it holds half a character")
+    for name in ("updated_at", "extension"):
+        if len(getattr(row, name)) > ID_CHARS_MAX:
+            raise Malformed(f"{name}: more than {ID_CHARS_MAX} characters")
+    # A filter attribute is a word; whatever else was said is in the body.
+    words = (_word(row.type), _word(row.direction))
+    if words != (row.type, row.direction):
+        row = replace(row, type=words[0], direction=words[1])
+    if row.keep and len(json.dumps(dict(row.keep))) > KEEP_CHARS_MAX:
+        row = replace(row, keep={})
     return row
+
+
+def _word(value: str) -> str:
+    return value if fits_header(value) and len(value) <= WORD_CHARS_MAX else ""
 
 
 def _bad_row(raw_row: object, reason: str) -> BadRow:

@@ -92,7 +92,6 @@ RENAMED: Final = {"documentId", "text", "timestamp", "from", "recipient", "recpi
 _MARK = re.compile(r"([0-9]{1,12}):[0-9a-f]{16}")
 _PLACE = re.compile(r"([0-9]{1,12})(?:g([0-9]{1,12}))?")
 _DIGITS = re.compile(r"[0-9]{1,12}")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Answer(NamedTuple):
@@ -187,7 +186,9 @@ class Intelli:
                 told = until
             resume = "" if since is None else f"{since}g{told}" if since <= told else f"{since}"
             date_ms = None if answer.date_s is None else answer.date_s * 1000
-            yield Page(rows, answer.bad, resume, date_ms=date_ms, whole=False, gaps=gaps)
+            yield Page(
+                rows, answer.bad, resume, date_ms=date_ms, whole=False, steps=True, gaps=gaps
+            )
             is_first = False
 
 
@@ -271,8 +272,6 @@ def _request(account: Account, since: int) -> Request:
     password = setting(account.credential, "password", "credential")
     if re.search(r"\s", username) or not username.isprintable():
         raise Misconfigured("credential.username is like 1234321@reseller, no spaces; correct it")
-    if _SURROGATE.search(password):
-        raise Misconfigured("credential.password holds half a character; correct it")
     form = {"username": username, "password": password, "since": str(since)}
     return Request(f"{account.hosts['api']}{PATH}", method="POST", form=form, secret=True)
 

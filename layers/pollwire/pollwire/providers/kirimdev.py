@@ -36,7 +36,13 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
-from pollwire.errors import Malformed, Misconfigured, Restart, Unasked
+from pollwire.errors import (
+    Malformed,
+    Misconfigured,
+    Restart,
+    Unasked,
+    Unavailable,
+)
 from pollwire.model import (
     NOTHING,
     OK,
@@ -94,6 +100,12 @@ GONE_RANK: Final = 1 + max(RANKS.values())
 #: Messages that one check asks for; of more it asks in turn. Every one costs a request of the
 #: organisation's 600 a minute.
 WATCHED_MAX: Final = 20
+
+#: The place of a list that is to be read once more from its start.
+FIRST: Final = "-"
+
+#: Messages that are not answered until the others are left for another time.
+FAILED_MAX: Final = 2
 
 #: One that was delivered is cached for longer than one that was not.
 DELIVERED_S: Final = 10
@@ -246,7 +258,7 @@ def _check_watched(
         etag = statuses[name][1] if trusted and name in statuses else ""
         try:
             learned = yield from _check_message(account, name, etag)
-        except Unasked:
+        except (Unasked, Unavailable):
             break  # What was learned so far is worth keeping.
         if learned:
             statuses[name] = learned
@@ -382,20 +394,28 @@ def _require_own(account: Account, raw: Mapping[str, Any]) -> None:
 
 def _message_pages(account: Account, start: Start, fetch: Fetch) -> Iterator[Page]:
     """Look at every watched message. No page is whole: what is not watched was not deleted."""
-    if start.resume and start.resume not in account.watched:
+    if start.resume and start.resume not in {FIRST, *account.watched}:
         raise Restart("message-status: the place to go on from is watched no more")
     names = sorted(name for name in account.watched if name > start.resume)
-    more = True
+    place, more = start.resume or FIRST, True
     while more:
         some, names = names[:WATCHED_MAX], names[WATCHED_MAX:]
         more = bool(names)
+        failed: list[Unavailable] = []
         rows, bad = rows_of(
-            [{"id": name} for name in some], "watched", partial(_watched, account, fetch)
+            [{"id": name} for name in some], "watched", partial(_watched, account, fetch, failed)
         )
-        yield Page(rows, bad, resume=some[-1] if more else "", whole=False)
+        if failed:
+            # The others have been told by then; the place stays, so that all are asked again.
+            yield Page(rows, (), resume=place, whole=False, steps=True)
+            raise failed[0]
+        place = some[-1] if some else place
+        yield Page(rows, bad, resume=place if more else "", whole=False, steps=True)
 
 
-def _watched(account: Account, fetch: Fetch, asked: dict[str, Any]) -> Row:
+def _watched(
+    account: Account, fetch: Fetch, failed: list[Unavailable], asked: dict[str, Any]
+) -> Row:
     """
     Fetch a watched message as a row.
 
@@ -408,7 +428,13 @@ def _watched(account: Account, fetch: Fetch, asked: dict[str, Any]) -> Row:
     name = asked["id"]
     if not _MESSAGE_ID.fullmatch(name):
         raise Malformed("watched: not a message's id (msg_...)")
-    response = fetch(_request(account, f"messages/{name}", expect=OK | {404}))
+    if len(failed) == FAILED_MAX:
+        raise Malformed("watched: it is not asked for, as others were not answered")
+    try:
+        response = fetch(_request(account, f"messages/{name}", expect=OK | {404}))
+    except Unavailable as error:
+        failed.append(error)
+        raise Malformed("watched: no answer") from error
     message = _message(name, response)
     if message is None:
         at_ms = response.date_ms or 0

@@ -47,6 +47,7 @@ from pollwire.providers import (
     INSTANT_MS_MAX,
     canonical,
     canonical_id,
+    fits_header,
     instant_ms,
     iso,
     iso_ms,
@@ -72,6 +73,7 @@ STREAMS: Final = {
         overlap_s=10,
         cache_s=3,
         snapshot=True,
+        guarded=False,  # Many calls may end between two looks.
         path="presence?detailedTelephonyState=true",
         flat=True,
         # Every call's event carries them; the user's own state has its own row, under ``state``.
@@ -98,6 +100,9 @@ KNOWN_MAX: Final = 16
 
 #: Of more calls than these the latest are listed: one that is not listed may go on.
 CALLS_MAX: Final = 7
+
+#: Of a token that is stored, sealed or not.
+TOKEN_CHARS_MAX: Final = 3_500
 
 TYPES: Final = {name.lower(): name for name in ("VoiceMail", "SMS", "Fax", "Pager")}
 DIRECTIONS: Final = {name.lower(): name for name in ("Inbound", "Outbound")}
@@ -232,8 +237,10 @@ class _Session:
             raise Rejected(f"RingCentral gives no token for the credential: {response.status}")
         answer = response.json()
         token, lasts_s = answer.get("access_token"), answer.get("expires_in")
-        if not isinstance(token, str) or not token or not (token.isascii() and token.isprintable()):
+        if not isinstance(token, str) or not token or not fits_header(token):
             raise Malformed("access_token is missing, or no header can carry it")
+        if len(token) > TOKEN_CHARS_MAX:
+            raise Malformed(f"access_token: {len(token)} characters")
         self.account.token.renew(token, lasts_s if type(lasts_s) is int else 0)
 
 
@@ -453,6 +460,8 @@ def _sync(response: Response) -> _Sync:
     token = info.get("syncToken") if isinstance(info, dict) else None
     if not isinstance(info, dict) or not isinstance(token, str) or not token:
         raise Malformed("syncInfo.syncToken is missing")
+    if not fits_header(token) or len(token) > TOKEN_CHARS_MAX:
+        raise Malformed("syncInfo.syncToken: printable ASCII is expected, of some length")
     older = info.get("olderRecordsExist")
     return _Sync(records, token, older if isinstance(older, bool) else None)
 

@@ -137,7 +137,7 @@ RENAMED: Final = {"status", *CREATED, "source", "callerName", "destination", "le
 #: Endings of names of what opens something: not published, should an object carry it.
 SECRETS: Final = ("password", "pin", "token", "secret", "sharekey")
 
-_COMPOSITE = re.compile(r"[0-9]{1,20}(?:,[0-9]{1,20}){0,63}")
+_COMPOSITE = re.compile(r"[0-9]{1,16}(?:,[0-9]{1,16}){0,63}")
 _DIGITS = re.compile(r"[0-9]{1,20}")
 _PAGE_NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 _LATER = re.compile(r"ServiceUnavailable|429|5[0-9]{2}")
@@ -167,8 +167,8 @@ class YouMail:
             expect=frozenset({200, 304, 404}),
         )
         if response.status == 304:
-            if not stored:
-                raise Malformed("the poll host answers 304, but there is nothing to stand by")
+            if not (seen.etag or seen.modified):
+                raise Malformed("304, but nothing was sent that it could confirm")
             return seen
         if response.status == 404:
             if stored:
