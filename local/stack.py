@@ -92,7 +92,7 @@ class Stack:
         free_mb = shutil.disk_usage(ROOT).free // 2**20
         if free_mb < DISK_MB:
             raise Failed(f"{free_mb} MB are free here and {DISK_MB} are needed; make room")
-        self._exit.callback(shutil.rmtree, self._work / "tmp", ignore_errors=True)
+        self._exit.callback(self._tidy)
         shutil.rmtree(self._work / "tmp", ignore_errors=True)
         (self._work / "tmp").mkdir(parents=True)
         self.processes = self._exit.enter_context(Processes(self._work / "logs", self._stop))
@@ -108,6 +108,11 @@ class Stack:
 
     def __exit__(self, *exception: object) -> None:
         self._exit.close()
+
+    def _tidy(self) -> None:
+        # MiniStack unpacks the layers once a function: some 30,000 files.
+        self._say("removing what the emulator unpacked")
+        shutil.rmtree(self._work / "tmp", ignore_errors=True)
 
     def client(self, service: str) -> Any:
         """Make a client with root's credentials, as an operator has."""
