@@ -1,0 +1,262 @@
+"""
+The promises, checked when a run is at rest.
+
+    I1   nothing is lost: the last event of each thing says what the provider holds
+    I2   in order: revisions and sequences rise, and no older text follows a newer one
+    I3   identity: one id is one text, one decision is one id
+    I4   cursors never go down (checked at each write)
+    I5   no account is asked for with another's credential (checked at each request)
+    I6   one that fails stops no other (what a scenario with a broken account is for)
+    I7   no secret is seen
+    I8   every job was done, is queued, or is dead
+    I9   what happens is told soon (scenarios without listings by the clock)
+    I10  at rest there is nothing left to do, and nothing is said twice
+    I11  requests and items stay within bounds
+    I12  what is needed is allowed (checked at each call), what is allowed is needed (all runs)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from pollwire.events import digest
+from pollwire.items import record_sk
+from pollwire.model import DeltaJob, Record, Row, Start, Stream
+
+from tests.simulation.upstream import CANARY, Upstream
+from tests.simulation.world import Broken
+
+if TYPE_CHECKING:
+    from tests.simulation.scenario import Run
+
+#: Requests to a provider for each account and minute, at most.
+REQUESTS_MAX = 120
+
+#: Told after the change, at most, when nothing goes wrong: an interval, twice the longest overlap.
+FRESH_MS = 400_000
+
+_VERSION = re.compile(r"v[0-9]{5}")
+
+Key = tuple[str, str, str, str]
+
+
+def require(holds: object, promise: str) -> None:
+    if not holds:
+        raise Broken(promise)
+
+
+def check(run: Run) -> None:
+    """
+    Check every promise.
+
+    Raises:
+        Broken: Names the promise, and what breaks it.
+    """
+    told = events(run)
+    identity(told)
+    order(told)
+    completeness(run, told)
+    secrecy(run)
+    accounting(run)
+    silence(run)
+    bounds(run)
+
+
+def events(run: Run) -> dict[Key, list[dict[str, Any]]]:
+    """Group what was delivered by the thing it is about, in the order of its arrival."""
+    found: dict[Key, list[dict[str, Any]]] = defaultdict(list)
+    for event in run.deliveries():
+        body: Any = event["body"]
+        key = (body["connection"], str(event["ownerId"]), body["stream"], body["recordId"])
+        found[key].append(event)
+    return found
+
+
+def identity(told: dict[Key, list[dict[str, Any]]]) -> None:
+    texts: dict[str, str] = {}
+    decisions: dict[tuple[Key, int], str] = {}
+    for key, found in told.items():
+        for event in found:
+            uuid, text = str(event["uuid"]), str(event["text"])
+            require(texts.setdefault(uuid, text) == text, f"I3: {uuid} has two texts")
+            decision = (key, event["body"]["revision"])
+            require(decisions.setdefault(decision, uuid) == uuid, f"I3: {decision} has two ids")
+    require(len(texts) == len(decisions), "I3: two decisions have one id")
+
+
+def first(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave the repeats out."""
+    seen: set[str] = set()
+    return [one for one in found if not (one["uuid"] in seen or seen.add(str(one["uuid"])))]
+
+
+def order(told: dict[Key, list[dict[str, Any]]]) -> None:
+    for key, found in told.items():
+        news = first(found)
+        for name in ("revision", "sequence"):
+            numbers = [one["body"][name] for one in news]
+            require(numbers == sorted(set(numbers)), f"I2: {name} of {key}: {numbers}")
+        if key[2] != "conversations":  # Its cache may show an old page after a new one.
+            texts = [max(_VERSION.findall(json.dumps(one["body"])), default="") for one in news]
+            shown = [one for one in texts if one]
+            require(shown == sorted(shown), f"I2: {key} went back: {shown}")
+        _require_progress(key, news)
+
+
+def _require_progress(key: Key, news: list[dict[str, Any]]) -> None:
+    for before, after in zip(news, news[1:], strict=False):
+        kinds = (before["body"]["change"], after["body"]["change"])
+        same = before["body"].get("record") == after["body"].get("record")
+        flat = "record" not in after["body"]
+        require(flat or not same or len(set(kinds)) == 2, f"I3: {key} was told twice: {kinds}")
+
+
+def completeness(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
+    for upstream, connection in run.connections():
+        for member in upstream.members:
+            for stream in upstream.streams:
+                key = (connection.name, member.id, stream)
+                mine = {one[3]: first(found) for one, found in told.items() if one[:3] == key}
+                _complete(run, upstream, key, mine)
+
+
+def _complete(
+    run: Run, upstream: Upstream, key: tuple[str, str, str], told: dict[str, list[dict[str, Any]]]
+) -> None:
+    connection, account, name = key
+    stream = run.providers[upstream.name].streams[name]
+    pollwire = run.pollwire()
+    records = pollwire.state.all_records(DeltaJob(connection, 0, account, name, (), 0))
+    rows = {row.id: row for row in listing(run, upstream, account, name)}
+    for identity_, row in rows.items():
+        where = f"{key} {identity_}"
+        if row.deleted:
+            _gone(where, told.get(identity_, []))
+            continue
+        _present(run, key, row, stream, records.get(identity_), told.get(identity_, []))
+    if name != "messages" and (run.scenario.reconciles or stream.snapshot):
+        for identity_ in told.keys() - rows.keys():
+            _gone(f"{key} {identity_}", told[identity_])
+
+
+def listing(run: Run, upstream: Upstream, account: str, name: str) -> Iterator[Row]:
+    """List what the provider holds of a stream; of equal ids the last."""
+    pollwire = run.pollwire()
+    connection = pollwire.state.connection(upstream.connection().name)
+    standing = pollwire.state.account(upstream.name, 0, account)
+    assert connection
+    assert standing
+    provider = run.providers[upstream.name]
+    seen = pollwire.account(connection, provider, standing, opened=True)
+    if upstream.name == "kirimdev":
+        upstream.simulator._cache.clear()
+    if upstream.name == "ringcentral":
+        upstream.simulator._budgets.clear()
+    for page in provider.delta(seen, name, Start(), pollwire.http.fetch):
+        yield from page.rows
+
+
+def _present(
+    run: Run,
+    key: tuple[str, str, str],
+    row: Row,
+    stream: Stream,
+    record: Record | None,
+    told: list[dict[str, Any]],
+) -> None:
+    where = f"{key} {row.id}"
+    require(record, f"I1: {where} was never seen")
+    assert record
+    require(
+        record.digest == digest(row, stream.volatile) and not record.gone,
+        f"I1: {where} was last seen as it is no more",
+    )
+    if record.rev == 0:
+        _require_baseline(run, key, record)
+        return
+    require(told, f"I1: {where} has {record.rev} revisions and was never told")
+    last = told[-1]["body"]
+    require(last["revision"] == record.rev, f"I1: {where}: revision {record.rev} was not told")
+    require(last["change"] != "deleted", f"I1: {where} is there and was told to be deleted")
+    said = last if stream.flat else last.get("record", {})
+    held = json.loads(json.dumps(dict(row.body)))
+    differs = [
+        name for name in held if name not in stream.volatile and held[name] != said.get(name)
+    ]
+    require(not differs, f"I1: {where}: {differs} is not what was told last")
+
+
+def _require_baseline(run: Run, key: tuple[str, str, str], record: Record) -> None:
+    where = f"I1: {key} {record.id}"
+    require(not run.scenario.backfill, f"{where} was recorded without a word")
+    recorded = run.baselines.get("stream#{}#{}#{}".format(*key), {})
+    require(
+        recorded.get(record_sk(record.id)) == record.digest,
+        f"{where} changed after the baseline and was not told",
+    )
+
+
+def _gone(where: str, told: list[dict[str, Any]]) -> None:
+    if told:
+        require(told[-1]["body"]["change"] == "deleted", f"I1: {where} is gone and was not told so")
+
+
+def secrecy(run: Run) -> None:
+    """I7: a credential is seen nowhere but in a request."""
+    aws = run.world.aws
+    places = {
+        "the logs": run.lambdas.logs.getvalue(),
+        "the table": str(aws.items),
+        "a queue": str(
+            [one.body for name in run.world.deployed.queues for one in aws.messages(name)]
+        ),
+    }
+    for place, text in places.items():
+        require(CANARY not in text, f"I7: a secret is seen in {place}")
+
+
+def accounting(run: Run) -> None:
+    """I8: jobs are done, queued or dead; nothing waits in a queue that is at rest."""
+    dead = {
+        queue.dead_letters: len(run.world.aws.messages(queue.dead_letters))
+        for queue in run.world.deployed.queues.values()
+        if queue.dead_letters
+    }
+    left = {name: number for name, number in dead.items() if number}
+    require(not left, f"I8: dead after everything is healthy: {left}")
+    require(not run.world.aws.lost, f"I8: {run.world.aws.lost} events could not be delivered")
+
+
+def silence(run: Run) -> None:
+    """I10: at rest, nothing more is said."""
+    before = len(run.deliveries())
+    run.minute()
+    require(len(run.deliveries()) == before, "I10: more was told though nothing happened")
+
+
+def bounds(run: Run) -> None:
+    """I11: nobody is hammered."""
+    minutes = (run.world.now_ms - 1_800_000_000_000) / 60_000 + 1
+    for host, number in run.requests.items():
+        most = REQUESTS_MAX * minutes * run.scenario.accounts
+        require(number <= most, f"I11: {number} requests to {host} in {minutes:.0f} minutes")
+
+
+def freshness(run: Run) -> None:
+    """I9: what happened is told soon; for runs without faults in which nothing is listed."""
+    told = events(run)
+    for upstream, change in run.changes():
+        key = (upstream.name, change.account, change.stream, change.id)
+        if change.stream not in upstream.streams:
+            continue
+        later = [
+            int(str(one["arrived_ms"])) - change.at_ms
+            for one in told.get(key, [])
+            if int(str(one["arrived_ms"])) >= change.at_ms
+        ]
+        if later:
+            require(min(later) <= FRESH_MS, f"I9: {key} was told after {min(later)} ms")

@@ -1,0 +1,393 @@
+"""
+One run: faults while things happen at the providers, then healing, then the promises are checked.
+
+    safety    some minutes of ticks, mutations and faults, all interleaved
+    healing   no faults, no mutations, until nothing is left to do; what is dead is redriven
+    check     invariants.py
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from urllib.parse import urlsplit
+
+from pollwire import due
+from pollwire.errors import Malformed, PollwireError, RateLimited, Unavailable
+from pollwire.http import Hosts
+from pollwire.model import Connection, Request, Response
+from pollwire.providers import registered
+from pollwire.world import World as Pollwire
+
+from tests.integration.system import Http
+from tests.simulation.deployed import deployed
+from tests.simulation.lambdas import MINUTE_MS, Lambda
+from tests.simulation.upstream import CANARY, UPSTREAMS, Told, Upstream
+from tests.simulation.world import FAULTS, START_MS, Broken, Knobs, World
+
+#: Whose credential something is.
+OWNERS = re.compile(CANARY + r"-[a-z]+-([^-'\"]+)")
+
+#: Healing must be over after so many minutes that anything was done in.
+HEALING_MAX = 120
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """
+    What is run, all of it drawn from a seed or given.
+
+    Attributes:
+        upstreams: Names of the providers.
+
+        accounts: Of each.
+
+        streams: Of each account at a provider that has many.
+
+        minutes: Of the safety phase.
+
+        mutations: In it.
+
+        moving: Probability that something happens at a provider just before it answers.
+
+        reconciles: Streams are listed from end to end by the clock.
+
+        backfill: What there is at first is told.
+    """
+
+    seed: int
+    upstreams: tuple[str, ...] = ("youmail",)
+    accounts: int = 1
+    streams: int = 3
+    minutes: int = 4
+    mutations: int = 6
+    moving: float = 0.1
+    reconciles: bool = True
+    backfill: bool = True
+    knobs: Knobs = field(default_factory=Knobs)
+
+
+def swarm(seed: int) -> Scenario:
+    """Draw a scenario: each knob is off or on, and then as strong as it is drawn."""
+    chance = random.Random(seed)
+
+    def sometimes(most: float, probability: float = 0.5) -> float:
+        return chance.random() * most if chance.random() < probability else 0.0
+
+    names = [upstream.name for upstream in UPSTREAMS]
+    knobs = Knobs(
+        fault=sometimes(0.08, 0.85),
+        weights={one: chance.choice((0.0, 1.0, 4.0)) + 0.01 for one in FAULTS},
+        stale=sometimes(0.3),
+        twice=sometimes(0.3),
+        lost=sometimes(0.3),
+        doubled=sometimes(0.2),
+        late=sometimes(0.2),
+        refused=sometimes(0.2),
+    )
+    is_large = chance.random() < 0.1
+    return Scenario(
+        seed,
+        upstreams=tuple(chance.sample(names, chance.choice((1, 2)) if is_large else 1)),
+        accounts=chance.choice((1, 2)) if is_large else 1,
+        streams=3 if is_large else 1,
+        minutes=chance.randrange(2, 6) if is_large else chance.choice((1, 2)),
+        mutations=chance.randrange(2, 9) if is_large else chance.randrange(1, 4),
+        moving=sometimes(0.2),
+        reconciles=chance.random() < 0.3,
+        backfill=chance.random() < 0.6,
+        knobs=knobs,
+    )
+
+
+class Asking(Http):
+    """What a container asks providers with: each request is a step of the world."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run.hosts, None, run.world.clock)  # type: ignore[arg-type]
+        self.simulators = run.simulators
+        self._run_ = run
+
+    def fetch(self, request: Request) -> Response:
+        run = self._run_
+        found: Response = run.world.step("http", lambda: self._answer(request), run.failure)
+        return found
+
+    def _answer(self, request: Request) -> Response:
+        run = self._run_
+        run.requests[urlsplit(request.url).netloc] += 1
+        run.require_own_credential(request)
+        if not run.world.healthy and run.world.chance.random() < run.scenario.moving:
+            run.mutate()
+        response = super().fetch(request)
+        run.world.reached[f"status {response.status}"] += 1
+        self.asked.clear()
+        return response
+
+
+class Run:
+    """
+    One run of a scenario.
+
+    Attributes:
+        baselines: What a stream's first complete drain recorded, by its key: hashes by record.
+    """
+
+    def __init__(self, scenario: Scenario, plan: Mapping[int, str] | None = None) -> None:
+        self.scenario = scenario
+        self.world = World(scenario.seed, deployed(), scenario.knobs, plan)
+        chance, clock = self.world.chance, (lambda: self.world.now_ms / 1000)
+        self.upstreams: list[Upstream] = [
+            one(clock, chance, scenario.accounts, scenario.streams)
+            for one in UPSTREAMS
+            if one.name in scenario.upstreams
+        ]
+        self.providers = {
+            name: provider for name, provider in registered().items() if name in scenario.upstreams
+        }
+        for provider in self.providers.values():
+            if not scenario.reconciles:
+                quiet = {n: replace(one, reconcile_s=0) for n, one in provider.streams.items()}
+                provider.streams = quiet
+        own = [host for one in self.providers.values() for host in one.hosts.values()]
+        self.hosts = Hosts(own)
+        self.simulators = {
+            urlsplit(host).netloc: upstream.simulator
+            for upstream in self.upstreams
+            for host in self.providers[upstream.name].hosts.values()
+        }
+        self.requests: Counter[str] = Counter()
+        self.baselines: dict[str, dict[str, str]] = {}
+        self.lambdas = Lambda(self.world, self.providers, self.hosts, lambda: Asking(self))
+        self.world.watchers.append(self._watch)
+        self._ticks: list[tuple[int, int]] = []
+        self._mutations: list[int] = []
+
+    def go(self) -> Run:
+        """Run it and check every promise."""
+        from tests.simulation import invariants
+
+        with self.lambdas.installed():
+            self._register()
+            self._harm()
+            self.heal()
+            invariants.check(self)
+        return self
+
+    # Phases
+
+    def _register(self) -> None:
+        pollwire = self.lambdas.pollwire()
+        for upstream in self.upstreams:
+            connection = upstream.connection()
+            pollwire.state.put_connection(connection)
+            for member in upstream.members:
+                sealed = pollwire.sealer.seal(member.credential or {}, connection.name, member.id)
+                settings = dict(member.settings)
+                if self.scenario.backfill:
+                    settings["backfill"] = "true"
+                pollwire.state.add_account(
+                    connection, member.id, settings=settings, credential=sealed
+                )
+
+    def _harm(self) -> None:
+        world, chance, knobs = self.world, self.world.chance, self.scenario.knobs
+        end_ms = START_MS + self.scenario.minutes * MINUTE_MS
+        self._mutations = sorted(
+            chance.randrange(START_MS, end_ms) for _ in range(self.scenario.mutations)
+        )
+        for minute_ms in range(START_MS, end_ms, MINUTE_MS):
+            if chance.random() < knobs.lost:
+                world.injected["tick lost"] += 1
+                continue
+            late_ms = chance.randrange(150_000) if chance.random() < knobs.late else 0
+            self._ticks.append((minute_ms + late_ms, minute_ms))
+            if chance.random() < knobs.doubled:
+                world.injected["tick doubled"] += 1
+                self._ticks.append((minute_ms + chance.randrange(30_000), minute_ms))
+        self._ticks.sort()
+        self.run_until(end_ms)
+
+    def heal(self) -> None:
+        """Run until nothing is left to do, faults and mutations being over."""
+        self.world.healthy = True
+        for minute_ms in [minute for _, minute in self._ticks]:
+            self._ticks = [one for one in self._ticks if one[1] != minute_ms]
+        while self._mutations:
+            self._mutations.pop()
+            self.mutate()
+        self._settle()
+        if self._redrive():
+            self._settle()
+        if self.scenario.reconciles:
+            for at_ms in self._listings():
+                self.world.now_ms = max(self.world.now_ms, at_ms)
+                self._settle()
+
+    def _settle(self) -> None:
+        for _ in range(HEALING_MAX):
+            self.minute()
+            if self.is_quiet():
+                return
+            self._skip()
+        raise Broken(f"I10: not at rest after {HEALING_MAX} minutes: {self.unrest()}")
+
+    def minute(self) -> None:
+        """Have one minute that is scheduled as it should be."""
+        minute_ms = -(-self.world.now_ms // MINUTE_MS) * MINUTE_MS
+        self._ticks.append((minute_ms, minute_ms))
+        self.run_until(minute_ms + MINUTE_MS)
+
+    def _skip(self) -> None:
+        """Let time pass in which nothing would be done: until an account is no longer left alone."""
+        waits = [at_ms for _, at_ms in self._rests() if at_ms > self.world.now_ms]
+        busy = any(name for name in self.unrest() if not name.startswith("rest"))
+        if waits and not busy:
+            self.world.now_ms = max(self.world.now_ms, min(waits))
+
+    def _redrive(self) -> int:
+        """Do what an operator does with dead jobs: send them once more; return how many."""
+        aws, total = self.world.aws, 0
+        for name, queue in self.world.deployed.queues.items():
+            if queue.dead_letters and "subscriber" not in name:
+                moved = aws.move_messages(queue.dead_letters, name)
+                self.world.reached["redriven"] += moved
+                self.world.touched.add(name)
+                total += moved
+        return total
+
+    def _listings(self) -> list[int]:
+        """Name the instants at which something is listed from end to end by the clock."""
+        now_ms, found = self.world.now_ms, []
+        for upstream in self.upstreams:
+            for name, stream in self.providers[upstream.name].streams.items():
+                for member in upstream.members if stream.reconcile_s else ():
+                    period_ms = stream.reconcile_s * 1000
+                    phase_ms = due.stable_hash(f"{member.id}#{name}") % period_ms
+                    at_ms = now_ms - now_ms % period_ms + phase_ms
+                    found.append(at_ms - MINUTE_MS + (period_ms if at_ms < now_ms else 0))
+        return sorted(found)
+
+    # Time
+
+    def run_until(self, end_ms: int) -> None:
+        """Let everything run that is to run before an instant."""
+        world = self.world
+        while True:
+            self._begin_what_is_due()
+            self.lambdas.poll()
+            ready = [one for one in world.processes if one.wake_ms <= world.now_ms]
+            if ready:
+                world.resume(ready[0] if len(ready) == 1 else world.chance.choice(ready))
+                continue
+            next_ms = min(self._instants(), default=end_ms)
+            if next_ms >= end_ms and not world.processes:
+                world.now_ms = max(world.now_ms, end_ms)
+                return
+            world.now_ms = next_ms
+
+    def _begin_what_is_due(self) -> None:
+        now_ms = self.world.now_ms
+        while self._ticks and self._ticks[0][0] <= now_ms:
+            self.lambdas.tick(self._ticks.pop(0)[1])
+        while self._mutations and self._mutations[0] <= now_ms:
+            self._mutations.pop(0)
+            self.mutate()
+
+    def _instants(self) -> Iterator[int]:
+        now_ms = self.world.now_ms
+        for process in self.world.processes:
+            yield process.wake_ms
+        if self._ticks:
+            yield max(self._ticks[0][0], now_ms)
+        if self._mutations:
+            yield max(self._mutations[0], now_ms)
+        yield from (at_ms for at_ms in self.lambdas.visible() if at_ms > now_ms)
+
+    def mutate(self) -> None:
+        """Let something happen at one of the providers."""
+        self.world.chance.choice(self.upstreams).mutate(self.world.chance)
+
+    # What goes on
+
+    def failure(self) -> PollwireError:
+        """Make what a provider's failure to answer is."""
+        return self.world.chance.choice(
+            (
+                Unavailable("sim: no complete answer"),
+                Unavailable("sim: 503", retry_after_s=20),
+                RateLimited("sim: 429", retry_after_s=15),
+                Malformed("sim: the answer is none"),
+            )
+        )
+
+    def require_own_credential(self, request: Request) -> None:
+        """I5: a request bears nobody's credential but that of the account it is for."""
+        process = self.world.current
+        sent = f"{sorted(request.headers.items())}{sorted((request.form or {}).items())}"
+        if process is None or CANARY not in sent or not process.accounts:
+            return
+        for owner in OWNERS.findall(sent):
+            if owner not in {"all", *process.accounts}:
+                raise Broken(f"I5: a credential of {owner} was sent for {process.accounts}")
+
+    def _watch(self, pk: str, sk: str, before: tuple[int, ...], after: tuple[int, ...]) -> None:
+        """I4: version, cursor and sequence of a stream never go down."""
+        if any(old > new for old, new in zip(before, after, strict=True)):
+            raise Broken(f"I4: {pk} went from {before} to {after}")
+        if after[3] and not before[3]:
+            self.baselines[pk] = {
+                sk: item.get("digest", {}).get("S", "")
+                for (of, sk), item in self.world.aws.items.items()
+                if of == pk and sk != "cursor"
+            }
+
+    def connections(self) -> Iterator[tuple[Upstream, Connection]]:
+        for upstream in self.upstreams:
+            yield upstream, upstream.connection()
+
+    # Rest
+
+    def is_quiet(self) -> bool:
+        return not self.unrest()
+
+    def unrest(self) -> list[str]:
+        """Name what there is still to do."""
+        found = [name for name, _ in self._rests()]
+        for (pk, sk), item in self.world.aws.items.items():
+            if pk.startswith("shard#"):
+                found += [f"{sk}: {one}" for one in item.get("pending", {}).get("SS", ())]
+            if sk == "cursor":
+                found += [f"{pk}: {one}" for one in ("outbox", "drain") if one in item]
+        found += [f"{name}: {n} messages" for name, n in self.lambdas.depths().items() if n]
+        return found
+
+    def _rests(self) -> Iterator[tuple[str, int]]:
+        now_ms = self.world.now_ms
+        for (pk, sk), item in self.world.aws.items.items():
+            for name in ("not_before", "paused_until"):
+                until_ms = int(item[name]["N"]) if name in item else 0
+                if until_ms > now_ms or ("failures" in item and name == "not_before"):
+                    yield f"rest {pk} {sk} {name} {item.get('trouble')}", until_ms
+
+    # What was told
+
+    def deliveries(self) -> list[dict[str, object]]:
+        """Read what the subscriber's queue was sent, in its order."""
+        found = []
+        for message in self.world.aws.messages("pollwire-subscriber.fifo"):
+            event = json.loads(message.body)
+            event["arrived_ms"] = message.sent_ms
+            event["text"] = message.body
+            found.append(event)
+        return found
+
+    def changes(self) -> list[tuple[Upstream, Told]]:
+        return [(one, told) for one in self.upstreams for told in one.journal]
+
+    def pollwire(self) -> Pollwire:
+        return self.lambdas.pollwire()

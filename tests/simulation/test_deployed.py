@@ -1,0 +1,536 @@
+"""
+What the simulation reads out of template.yaml, and whether each call has exactly its permissions.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pollwire.providers import registered
+
+from tests.simulation.deployed import (
+    Need,
+    allowed,
+    deployed,
+    mapping_needs,
+    needs,
+    permitted,
+    read,
+    refused,
+    schedule_needs,
+    service_needs,
+)
+from tests.simulation.specs import Deployed, FunctionSpec, Statement
+from tests.template.expand import ROOT, template
+
+STREAMS = {stream for provider in registered().values() for stream in provider.streams}
+FUNCTIONS = list(deployed().functions.values())
+
+# -- numbers and names -----------------------------------------------------------------------------
+
+
+def test_is_read_once_and_quickly() -> None:
+    began = time.perf_counter()
+    read(template())
+
+    assert time.perf_counter() - began < 1
+    assert deployed() is deployed()
+
+
+def test_a_message_is_hidden_for_six_invocations() -> None:
+    mapped = [function for function in FUNCTIONS if function.queue]
+    assert {function.stage for function in mapped} == {"check", "delta"}
+
+    for function in mapped:
+        assert deployed().queues[function.queue].visibility_s >= 6 * function.timeout_s
+        assert function.partial
+        assert 1 <= function.batch <= 10
+        assert function.concurrency >= 2
+    (schedule,) = (function for function in FUNCTIONS if not function.queue)
+    assert (schedule.stage, schedule.retries) == ("schedule", 0)
+
+
+def test_every_stream_has_a_function_and_a_queue() -> None:
+    deltas = {function.stream: function for function in FUNCTIONS if function.stage == "delta"}
+
+    assert deltas.keys() == STREAMS
+    for stream, function in deltas.items():
+        assert function.name.endswith(f"-delta-{stream}")
+        queue = deployed().queues[function.queue]
+        assert queue.url == function.environment["DELTAS_QUEUE_URL"].format(stream=stream)
+        assert queue.fifo
+        assert queue.deduplicates_by_group
+
+
+def test_dead_letters_have_a_queue_and_it_outlasts_the_others() -> None:
+    queues = deployed().queues
+    dead = {one.dead_letters for one in [*queues.values(), *deployed().subscriptions]} - {""}
+    assert dead < queues.keys()
+
+    for queue in queues.values():
+        assert bool(queue.dead_letters) == (queue.name not in dead)
+        if queue.dead_letters:
+            letters = queues[queue.dead_letters]
+            assert queue.receives >= 3
+            assert letters.fifo == queue.fifo == queue.name.endswith(".fifo")
+            assert letters.retention_s > queue.retention_s > queue.receives * queue.visibility_s
+
+
+def test_the_environment_leads_to_what_there_is() -> None:
+    urls = {queue.url for queue in deployed().queues.values()}
+    for function in FUNCTIONS:
+        environment = function.environment
+        assert environment["CHECKS_QUEUE_URL"] in urls
+        assert {environment["DELTAS_QUEUE_URL"].format(stream=one) for one in STREAMS} < urls
+        assert environment["EVENTS_TOPIC_ARN"] == deployed().topic
+        assert environment["TABLE_NAME"] == deployed().table
+        assert environment["KEY_ARN"] == deployed().key_arn
+        assert environment["POWERTOOLS_SERVICE_NAME"] == function.stage
+
+
+def test_subscribed_queues_admit_the_topic() -> None:
+    (subscription,) = deployed().subscriptions
+
+    assert {subscription.queue, subscription.dead_letters} < deployed().queues.keys()
+    assert subscription.senders == subscription.dead_letter_senders == {deployed().topic}
+    assert subscription.raw
+    assert subscription.policy is None
+
+
+def test_no_intrinsic_function_is_left() -> None:
+    assert not re.findall(r"Fn::|'Ref'|\$\{|AWS::", repr(deployed()))
+
+
+CHANGES: list[tuple[str, Any, Callable[[Deployed], Any], Any]] = [
+    # path into Resources, value there (None: taken away), what is read then
+    ("Checks.VisibilityTimeout", 7, lambda is_: is_.queues["pollwire-checks"].visibility_s, 7),
+    ("Checks.VisibilityTimeout", None, lambda is_: is_.queues["pollwire-checks"].visibility_s, 30),
+    ("Checks.RedrivePolicy", None, lambda is_: is_.queues["pollwire-checks"].dead_letters, ""),
+    ("CheckFunction.Timeout", 5, lambda is_: is_.functions["pollwire-check"].timeout_s, 5),
+    ("CheckFunction.Events.Checks.Properties.BatchSize", 9,
+     lambda is_: is_.functions["pollwire-check"].batch, 9),
+    ("CheckFunction.Events.Checks.Properties.FunctionResponseTypes", None,
+     lambda is_: is_.functions["pollwire-check"].partial, False),
+    ("CheckFunction.Events.Checks.Properties.ScalingConfig", None,
+     lambda is_: is_.functions["pollwire-check"].concurrency, 0),
+    ("ScheduleFunction.EventInvokeConfig", None,
+     lambda is_: is_.functions["pollwire-schedule"].retries, 2),
+    ("ScheduleFunction.Events.EveryMinute.Properties.RetryPolicy", None,
+     lambda is_: is_.schedules[0].retries, 185),
+    ("Events.FifoThroughputScope", None, lambda is_: is_.deduplicates_by_group, False),
+    ("SubscriberPolicy.PolicyDocument.Statement.0.Condition.ArnEquals",
+     {"aws:SourceArn": "arn:aws:sns:us-east-1:123456789012:other.fifo"},
+     lambda is_: is_.subscriptions[0].senders, frozenset()),
+    ("SubscriberPolicy.PolicyDocument.Statement.0.Resource",
+     {"Fn::GetAtt": ["Subscriber", "Arn"]},
+     lambda is_: is_.subscriptions[0].dead_letter_senders, frozenset()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "value", "look", "found"), CHANGES)
+def test_a_change_of_the_template_is_seen(
+    path: str, value: Any, look: Callable[[Deployed], Any], found: Any
+) -> None:
+    assert look(deployed()) != found
+
+    assert look(read(_changed(path, value))) == found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "CheckFunction.Events.Checks.Properties.FilterCriteria",
+        "CheckRole.Policies.0.PolicyDocument.Statement.1.NotAction",
+        "ScheduleFunction.Policies",
+    ],
+)
+def test_what_the_simulation_does_not_know_is_told(path: str) -> None:
+    with pytest.raises(AssertionError):
+        read(_changed(path, ["x"]))
+
+
+def _changed(path: str, value: Any) -> dict[str, Any]:
+    changed = deepcopy(template())
+    resource, *steps, last = path.split(".")
+    node = changed["Resources"][resource]["Properties"]
+    for step in steps:
+        node = node[int(step) if isinstance(node, list) else step]
+    if value is None:
+        del node[last]
+    else:
+        node[last] = value
+    return changed
+
+
+# -- evaluation ------------------------------------------------------------------------------------
+
+QUEUE = "arn:aws:sqs:us-east-1:123456789012:q"
+
+
+def stated(
+    actions: str = "sqs:SendMessage",
+    resource: str = QUEUE,
+    effect: str = "Allow",
+    **conditions: Any,
+) -> Statement:
+    """Make a statement; the first ``__`` of a condition's name is a colon."""
+    spelled = {name.replace("__", ":", 1): keys for name, keys in conditions.items()}
+    return Statement(effect, tuple(actions.split()), (resource,), spelled)
+
+
+EVALUATED: list[tuple[list[Statement], Mapping[str, Any], bool]] = [
+    # statements, context, whether sqs:SendMessage on QUEUE is allowed
+    ([], {}, False),
+    ([stated()], {}, True),
+    ([stated("sqs:ReceiveMessage")], {}, False),
+    ([stated("sqs:ReceiveMessage sqs:SendMessage")], {}, True),
+    ([stated("SQS:sendmessage")], {}, True),
+    ([stated("sqs:Send*")], {}, True),
+    ([stated("sqs:SendMessag?")], {}, True),
+    ([stated("sqs:SendMessage?")], {}, False),
+    ([stated("*")], {}, True),
+    ([stated("sqs:[A-Z]endMessage")], {}, False),
+    ([stated(resource="*")], {}, True),
+    ([stated(resource=QUEUE[:-1] + "?")], {}, True),
+    ([stated(resource="arn:aws:sqs:*:q")], {}, True),
+    ([stated(resource=QUEUE.upper())], {}, False),
+    ([stated(resource=QUEUE + "2")], {}, False),
+    # A denial wins, wherever it stands.
+    ([stated(), stated("sqs:*", effect="Deny")], {}, False),
+    ([stated("sqs:*", "*", "Deny"), stated()], {}, False),
+    ([stated(), stated(resource=QUEUE + "2", effect="Deny")], {}, True),
+    ([stated(), stated(effect="Deny", Bool={"aws:SecureTransport": "false"})],
+     {"aws:SecureTransport": "true"}, True),
+    ([stated(), stated(effect="Deny", Bool={"aws:SecureTransport": "false"})],
+     {"aws:SecureTransport": False}, False),
+    ([stated(), stated(effect="Deny", Bool={"aws:SecureTransport": "false"})], {}, True),
+    # Conditions: all of them, one of the values.
+    ([stated(StringEquals={"k": "v"})], {"k": "v"}, True),
+    ([stated(StringEquals={"K": "v"})], {"k": "v"}, True),
+    ([stated(StringEquals={"k": "V"})], {"k": "v"}, False),
+    ([stated(StringEquals={"k": ["u", "v"]})], {"k": "v"}, True),
+    ([stated(StringEquals={"k": "v", "l": "w"})], {"k": "v"}, False),
+    ([stated(StringEquals={"k": "v"}, Bool={"l": "true"})], {"k": "v", "l": "false"}, False),
+    ([stated(StringEquals={"k": "*"})], {"k": "v"}, False),
+    ([stated(StringEquals={"k": "v"})], {}, False),
+    ([stated(StringLike={"k": "v*"})], {"k": "vw"}, True),
+    ([stated(StringLike={"k": "v*"})], {"k": "w"}, False),
+    ([stated(StringNotEquals={"k": ["u", "v"]})], {"k": "v"}, False),
+    ([stated(StringNotEquals={"k": ["u", "v"]})], {"k": "w"}, True),
+    ([stated(StringNotEquals={"k": "v"})], {}, True),
+    ([stated(ArnLike={"k": "arn:aws:sns:*:1:t*"})], {"k": "arn:aws:sns:r:1:topic"}, True),
+    ([stated(ArnLike={"k": "arn:aws:sns:*"})], {"k": "arn:aws:sns:r:1:topic"}, False),
+    ([stated(ArnEquals={"k": "arn:aws:sns:r:1:t*"})], {"k": "arn:aws:sns:r:1:topic"}, True),
+    ([stated(ArnEquals={"k": "arn:aws:sns:r:1:t"})], {"k": "arn:aws:sns:r:1:topic"}, False),
+    ([stated(ArnNotLike={"k": "arn:aws:iam::1:r/d/*"})], {"k": "arn:aws:iam::1:r/d/x"}, False),
+    ([stated(ArnNotLike={"k": "arn:aws:iam::1:r/d/*"})], {"k": "arn:aws:iam::1:r/x"}, True),
+    ([stated(Null={"k": "false"})], {"k": "v"}, True),
+    ([stated(Null={"k": "false"})], {}, False),
+    ([stated(Null={"k": True})], {}, True),
+    # Keys with several values.
+    ([stated(ForAllValues__StringEquals={"k": ["u", "v"]})], {"k": ["v"]}, True),
+    ([stated(ForAllValues__StringEquals={"k": ["u", "v"]})], {"k": ["u", "w"]}, False),
+    ([stated(ForAllValues__StringEquals={"k": ["u", "v"]})], {}, True),
+    ([stated(ForAnyValue__StringEquals={"k": ["u", "v"]})], {"k": ["u", "w"]}, True),
+    ([stated(ForAnyValue__StringEquals={"k": ["u", "v"]})], {"k": ["w"]}, False),
+    ([stated(ForAnyValue__StringEquals={"k": ["u", "v"]})], {}, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("statements", "context", "expected"), EVALUATED)
+def test_statements_are_evaluated_as_iam_does(
+    statements: list[Statement], context: Mapping[str, Any], expected: bool
+) -> None:
+    assert allowed(statements, "sqs:SendMessage", QUEUE, context) is expected
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        {"NumericEquals": {"k": "1"}},
+        {"StringEqualsIfExists": {"k": "v"}},
+        {"ForSomeValues__StringEquals": {"k": "v"}},
+        {"StringEquals": {"other": "v"}, "NumericEquals": {"k": "1"}},
+        {"StringEquals": {"several": "v"}},
+    ],
+)
+def test_a_condition_that_is_not_known_is_told(conditions: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"condition|several"):
+        allowed([stated(**conditions)], "sqs:SendMessage", QUEUE, {"several": ["v", "w"]})
+
+
+# -- what the stages call --------------------------------------------------------------------------
+
+Call = tuple[str, str, dict[str, Any]]
+
+CONTEXT = {"connection": "c", "account": "a"}
+
+
+def calls(function: FunctionSpec) -> list[Call]:
+    """What a stage calls, once each, as the package does."""
+    environment = function.environment
+    table = {"TableName": environment["TABLE_NAME"]}
+    deltas = environment["DELTAS_QUEUE_URL"]
+    own = {"QueueUrl": f"{deltas.rpartition('/')[0]}/{function.queue}"}
+    checks = {"QueueUrl": environment["CHECKS_QUEUE_URL"]}
+    secret = {"KeyId": environment["KEY_ARN"], "EncryptionContext": CONTEXT}
+    if function.stage == "schedule":
+        return [("dynamodb", "Query", table), ("sqs", "SendMessageBatch", checks)]
+    shared: list[Call] = [
+        ("dynamodb", "GetItem", table),
+        ("dynamodb", "Query", table),
+        ("dynamodb", "PutItem", table),  # An access token.
+        ("dynamodb", "UpdateItem", table),
+        ("kms", "Decrypt", secret),
+        ("kms", "Encrypt", secret),
+        ("sqs", "ChangeMessageVisibilityBatch", own),
+    ]
+    if function.stage == "check":
+        queues = [checks, *({"QueueUrl": deltas.format(stream=one)} for one in sorted(STREAMS))]
+        return shared + [("sqs", "SendMessageBatch", queue) for queue in queues]
+    return [
+        *shared,
+        ("dynamodb", "BatchGetItem", {"RequestItems": {table["TableName"]: {}}}),
+        ("dynamodb", "TransactWriteItems", {"TransactItems": [{"Update": table}, {"Put": table}]}),
+        ("sns", "PublishBatch", {"TopicArn": environment["EVENTS_TOPIC_ARN"]}),
+    ]
+
+
+def wanted(function: FunctionSpec) -> list[Need]:
+    """Every permission that a function's calls and its mapping need."""
+    found = mapping_needs(function)
+    for service, operation, params in calls(function):
+        found += needs(service, operation, params, deployed()) + service_needs(service, deployed())
+    return found
+
+
+def test_the_calls_are_those_of_the_package() -> None:
+    package = ROOT / "layers/pollwire/pollwire"
+    text = "".join(path.read_text() for path in package.rglob("*.py"))
+    made = {name.title().replace("_", "") for name in re.findall(r"_client\.([a-z_]+)\(", text)}
+
+    assert made == {operation for function in FUNCTIONS for _, operation, _ in calls(function)}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda one: one.name)
+def test_a_function_may_do_what_its_stage_does(function: FunctionSpec) -> None:
+    assert wanted(function)
+    assert refused(function, wanted(function), deployed()) == []
+
+
+def test_the_scheduler_may_invoke_what_it_does() -> None:
+    (schedule,) = deployed().schedules
+
+    assert deployed().functions[schedule.function].stage == "schedule"
+    assert refused(schedule, schedule_needs(schedule), deployed()) == []
+    bare = replace(schedule, statements=())
+    assert refused(bare, schedule_needs(schedule), deployed()) == schedule_needs(schedule)
+
+
+#: Lambda's own, without which nothing is logged.
+LAMBDA = "Lambda"
+
+#: Asked for by the emulator alone; the action without its ending is the one that counts.
+EMULATOR = "emulator"
+
+#: Used by the event source mapping or by the scheduler.
+SERVICE = "mapping or schedule"
+
+CALLS = "calls of the stages"
+
+#: Every action that a role allows -> who uses it.
+ACTIONS = {
+    "dynamodb:BatchGetItem": CALLS,
+    "dynamodb:GetItem": CALLS,
+    "dynamodb:PutItem": CALLS,
+    "dynamodb:Query": CALLS,
+    "dynamodb:UpdateItem": CALLS,
+    "kms:Decrypt": CALLS,
+    "kms:Encrypt": CALLS,
+    "lambda:InvokeFunction": SERVICE,
+    "logs:CreateLogStream": LAMBDA,
+    "logs:PutLogEvents": LAMBDA,
+    "sns:Publish": CALLS,
+    "sns:PublishBatch": EMULATOR,
+    "sqs:ChangeMessageVisibility": CALLS,
+    "sqs:ChangeMessageVisibilityBatch": EMULATOR,
+    "sqs:DeleteMessage": SERVICE,
+    "sqs:GetQueueAttributes": SERVICE,
+    "sqs:ReceiveMessage": SERVICE,
+    "sqs:SendMessage": CALLS,
+    "sqs:SendMessageBatch": EMULATOR,
+}
+
+
+def used(by: str) -> set[str]:
+    """Actions that somebody uses, found in what is called rather than in the table."""
+    if by == CALLS:
+        made = [(one, call) for one in FUNCTIONS for call in calls(one)]
+        return {need[0] for _, call in made for need in needs(*call, deployed())}
+    mapped = [need for function in FUNCTIONS for need in mapping_needs(function)]
+    invoked = [need for schedule in deployed().schedules for need in schedule_needs(schedule)]
+    return {need[0] for need in mapped + invoked}
+
+
+def test_every_action_of_every_role_is_used() -> None:
+    roles = [*FUNCTIONS, *deployed().schedules]
+    granted = {
+        action for role in roles for statement in role.statements for action in statement.actions
+    }
+
+    assert granted == ACTIONS.keys()
+    for user in (CALLS, SERVICE):
+        assert {action for action, by in ACTIONS.items() if by == user} == used(user)
+
+
+def test_an_action_for_the_emulator_only_doubles_its_own() -> None:
+    text = (ROOT / "template.yaml").read_text()
+    assert "AWS asks for no ...Batch action, here and below; MiniStack does." in text
+
+    for function in FUNCTIONS:
+        for statement in function.statements:
+            doubled = {one for one in statement.actions if ACTIONS[one] == EMULATOR}
+            assert {one.removesuffix("Batch") for one in doubled} <= set(statement.actions)
+
+
+def lessened(function: FunctionSpec) -> Iterator[tuple[str, FunctionSpec]]:
+    """A function without a statement, without an action, and without a resource of one, in turn."""
+    for number, statement in enumerate(function.statements):
+        if all(ACTIONS[action] == LAMBDA for action in statement.actions):
+            continue
+        lesser: list[tuple[str, list[Statement]]] = [(f"statement {number}", [])]
+        for action in statement.actions:
+            if ACTIONS[action] != EMULATOR:
+                left = tuple(one for one in statement.actions if one != action)
+                lesser.append((action, [replace(statement, actions=left)]))
+        for resource in statement.resources:
+            left = tuple(one for one in statement.resources if one != resource)
+            lesser.append((resource, [replace(statement, resources=left)]))
+        for what, instead in lesser:
+            before, after = function.statements[:number], function.statements[number + 1 :]
+            yield what, replace(function, statements=(*before, *instead, *after))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda one: one.name)
+def test_no_function_has_a_permission_to_spare(function: FunctionSpec) -> None:
+    lesser = list(lessened(function))
+    assert len(lesser) > len(function.statements)
+
+    spared = [what for what, one in lesser if not refused(one, wanted(function), deployed())]
+    assert spared == []
+    for _, one in lesser:
+        for action, resource, context in refused(one, wanted(function), deployed()):
+            assert not allowed(one.statements, action, resource, context)
+            assert allowed(function.statements, action, resource, context)
+
+
+def test_what_belongs_to_another_is_refused() -> None:
+    check = deployed().functions["pollwire-check"]
+    history, entry = (
+        next(function for function in FUNCTIONS if function.stream == stream)
+        for stream in ("history", "entry")
+    )
+    dead = deployed().queues[history.queue].dead_letters
+    sealed = {"KeyId": deployed().key_arn, "EncryptionContext": {"aws:dynamodb:tableName": "t"}}
+    others: list[tuple[FunctionSpec, Call]] = [
+        (check, ("sns", "Publish", {"TopicArn": deployed().topic})),
+        (check, ("sqs", "SendMessage", {"QueueUrl": deployed().queues[dead].url})),
+        (check, ("dynamodb", "DeleteItem", {"TableName": deployed().table})),
+        (check, ("dynamodb", "Query", {"TableName": deployed().table, "IndexName": "i"})),
+        (check, ("dynamodb", "Query", {"TableName": "other"})),
+        (history, ("kms", "Decrypt", sealed)),
+        (history, ("sqs", "DeleteMessage", {"QueueUrl": deployed().queues[entry.queue].url})),
+    ]
+    for function, call in others:
+        assert refused(function, needs(*call, deployed()), deployed()), call
+
+
+# -- policies of the topic and the key -------------------------------------------------------------
+
+
+def test_the_topic_takes_events_of_deltas_only() -> None:
+    check = deployed().functions["pollwire-check"]
+    delta = next(function for function in FUNCTIONS if function.stage == "delta")
+    (publish,) = needs("sns", "PublishBatch", {"TopicArn": deployed().topic}, deployed())
+    generous = replace(check, statements=(stated("*", "*"),))
+
+    assert permitted(delta, publish, deployed())
+    assert allowed(generous.statements, *publish)
+    assert not permitted(generous, publish, deployed())
+    assert not permitted(replace(delta, role=check.role), publish, deployed())
+    plain = (*publish[:2], {"aws:SecureTransport": "false"})
+    assert not permitted(delta, plain, deployed())
+
+
+def test_the_key_serves_callers_through_table_and_topic() -> None:
+    bare = replace(FUNCTIONS[0], statements=())
+    for service in ("dynamodb", "sns"):
+        through = service_needs(service, deployed())
+        assert through
+        assert refused(bare, through, deployed()) == []
+        keyless = replace(deployed(), policies={})
+        assert refused(FUNCTIONS[0], through, keyless) == through
+    assert service_needs("sqs", deployed()) == []
+
+
+def test_a_role_may_use_the_key_only_as_its_policy_leaves_it_to_the_account() -> None:
+    check = deployed().functions["pollwire-check"]
+    sealed = {"KeyId": deployed().key_arn, "EncryptionContext": CONTEXT}
+    (opening,) = needs("kms", "Decrypt", sealed, deployed())
+
+    assert permitted(check, opening, deployed())
+    assert not permitted(check, opening, replace(deployed(), policies={}))
+
+
+# -- needs -----------------------------------------------------------------------------------------
+
+
+def test_a_transaction_needs_what_its_parts_need() -> None:
+    part = {"TableName": "t"}
+    kinds = ("Put", "Put", "Update", "Delete", "ConditionCheck")
+    items = {"TransactItems": [{kind: part} for kind in kinds]}
+
+    assert [need[0] for need in needs("dynamodb", "TransactWriteItems", items, deployed())] == [
+        "dynamodb:PutItem",
+        "dynamodb:UpdateItem",
+        "dynamodb:DeleteItem",
+        "dynamodb:ConditionCheckItem",
+    ]
+
+
+def test_an_encryption_context_is_a_condition() -> None:
+    both = {"KeyId": "k", "EncryptionContext": CONTEXT}
+
+    assert needs("kms", "Encrypt", both, deployed()) == [
+        (
+            "kms:Encrypt",
+            "arn:aws:kms:us-east-1:123456789012:key/k",
+            {
+                "kms:EncryptionContextKeys": ["account", "connection"],
+                "kms:EncryptionContext:connection": "c",
+                "kms:EncryptionContext:account": "a",
+            },
+        )
+    ]
+    assert needs("kms", "Decrypt", {}, deployed()) == [("kms:Decrypt", deployed().key_arn, {})]
+
+
+@pytest.mark.parametrize(
+    ("service", "operation"),
+    [
+        ("dynamodb", "ExecuteStatement"),
+        ("kms", "Sign"),
+        ("s3", "GetObject"),
+        ("sns", "Subscribe"),
+        ("sqs", "PurgeQueue"),
+    ],
+)
+def test_an_operation_that_is_not_known_is_told(service: str, operation: str) -> None:
+    with pytest.raises(ValueError, match=f"{service}:{operation}"):
+        needs(service, operation, {}, deployed())

@@ -1,0 +1,323 @@
+"""
+The deployed system in one process: its time, its chance and every side effect are the world's.
+
+The real handlers run as greenlets. Every call to AWS or to a provider is a numbered step: there the
+others may go on, and there a fault may strike: the process dies before or after the effect, the call
+fails before or after it, is made twice, or takes until the function's time is up. One seed is one
+run; ``plan`` puts faults at chosen steps instead of drawing them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from botocore.exceptions import ClientError
+from greenlet import getcurrent, greenlet
+
+from tests.simulation.aws import Aws
+from tests.simulation.deployed import needs, permitted, service_needs
+from tests.simulation.specs import Deployed, FunctionSpec
+
+#: 2027-01-15T08:00:00Z, the start of a minute.
+START_MS = 1_800_000_000_000
+
+CRASH_BEFORE, ERROR_BEFORE, TIMEOUT = "crash_before", "error_before", "timeout"
+CRASH_AFTER, ERROR_AFTER, DUPLICATE = "crash_after", "error_after", "duplicate"
+FAULTS = (CRASH_BEFORE, ERROR_BEFORE, CRASH_AFTER, ERROR_AFTER, DUPLICATE, TIMEOUT)
+
+#: What AWS says when it does not do what it is asked for, or does not say that it did.
+THROTTLED = {
+    "dynamodb": "ProvisionedThroughputExceededException",
+    "sqs": "RequestThrottled",
+    "sns": "Throttled",
+    "kms": "ThrottlingException",
+}
+
+
+#: What was worked out of policies before; the deployed ones do not change.
+_PERMITTED: dict[tuple[str, str, str, str], bool] = {}
+
+
+class Died(BaseException):
+    """The process is gone: no ``except Exception`` sees it, and nothing it does has an effect."""
+
+
+class Broken(BaseException):
+    """A promise does not hold. No handler may take it for a failure of its own."""
+
+
+@dataclass(eq=False, slots=True)
+class Process:
+    """
+    One invocation.
+
+    Attributes:
+        accounts: Those that its jobs are about; empty for any.
+
+        wake_ms: It goes on then, not before.
+
+        ended: Called with its answer, or ``None`` if it failed as a whole.
+    """
+
+    spec: FunctionSpec
+    deadline_ms: int
+    wake_ms: int
+    accounts: frozenset[str]
+    ended: Callable[[Any], None]
+    dead: bool = False
+    thread: greenlet | None = None
+
+
+@dataclass
+class Knobs:
+    """
+    What one run is like.
+
+    Attributes:
+        fault: Probability of a fault at a step.
+
+        weights: Of the kinds of faults.
+
+        stale: Probability that an eventually consistent read is of what was before.
+
+        twice: Probability that a batch is handed out twice.
+
+        lost, doubled, late: Probabilities of what becomes of a tick.
+
+        refused: Probability that one entry of a batch is refused.
+    """
+
+    fault: float = 0.0
+    weights: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(FAULTS, 1.0))
+    stale: float = 0.0
+    twice: float = 0.0
+    lost: float = 0.0
+    doubled: float = 0.0
+    late: float = 0.0
+    refused: float = 0.0
+
+
+class World:
+    """
+    Time, chance, faults and processes of one run.
+
+    Args:
+        plan: Fault by number of a step; ``None`` to draw them with *knobs*.
+
+    Attributes:
+        healthy: No more faults.
+
+        reached: How often each thing of note happened.
+
+        used: Permissions that were needed, by function.
+
+        touched: Queues that something was done to, so that there may be messages to hand out.
+    """
+
+    def __init__(
+        self, seed: int, deployed: Deployed, knobs: Knobs, plan: Mapping[int, str] | None = None
+    ) -> None:
+        self.deployed, self.knobs, self.plan = deployed, knobs, plan
+        self.now_ms = START_MS
+        self.chance = random.Random(seed)
+        # Two streams: one more fault does not change what happens at the providers.
+        self._faults = random.Random(seed ^ 0x5EED)
+        self.aws = Aws(deployed, self.clock)
+        self.aws.stale = self._is_stale
+        self.steps = 0
+        self.healthy = False
+        self.injected: Counter[str] = Counter()
+        self.reached: Counter[str] = Counter()
+        self.used: set[tuple[str, str]] = set()
+        self.trace: list[str] = []
+        self.processes: list[Process] = []
+        self.touched: set[str] = set()
+        self.current: Process | None = None
+        self.watchers: list[Callable[[str, str, tuple[int, ...], tuple[int, ...]], None]] = []
+        self._main = getcurrent()
+        self._kinds = list(knobs.weights)
+        self._weights = list(knobs.weights.values())
+
+    def clock(self) -> int:
+        return self.now_ms
+
+    # Side effects
+
+    def step(self, kind: str, effect: Callable[[], Any], error: Callable[[], Exception]) -> Any:
+        """
+        Have a side effect of the process at work, or one of the faults.
+
+        Args:
+            error: Makes what is raised for a call that fails.
+        """
+        process = self.current
+        if process is None:
+            return effect()
+        if process.dead:
+            raise Died
+        number, self.steps = self.steps, self.steps + 1
+        fault = self._fault(number)
+        process.wake_ms = self.now_ms + self._faults.randrange(1, 40)
+        if fault:
+            self.injected[fault] += 1
+            self.trace.append(f"{number} {process.spec.name} {kind} {fault}")
+        self._wait(process)
+        if fault == TIMEOUT:
+            process.wake_ms = process.deadline_ms + 1
+            self._wait(process)
+        if fault == CRASH_BEFORE:
+            self._die(process)
+        if fault == ERROR_BEFORE:
+            raise error()
+        found = effect()
+        if fault == CRASH_AFTER:
+            self._die(process)
+        if fault == ERROR_AFTER:
+            raise error()
+        # A call that was repeated though it had succeeded: the second answer is what comes back.
+        return effect() if fault == DUPLICATE else found
+
+    def _fault(self, number: int) -> str:
+        if self.healthy:
+            return ""
+        if self.plan is not None:
+            return self.plan.get(number, "")
+        if self._faults.random() >= self.knobs.fault:
+            return ""
+        return self._faults.choices(self._kinds, self._weights)[0]
+
+    def _wait(self, process: Process) -> None:
+        self._main.switch()
+        if self.now_ms > process.deadline_ms:
+            self.reached["timed out"] += 1
+            self._die(process)
+
+    def _die(self, process: Process) -> None:
+        process.dead = True
+        raise Died
+
+    def _is_stale(self) -> bool:
+        if self.current is None or self.healthy:
+            return False
+        return self._faults.random() < self.knobs.stale
+
+    def call(self, service: str, operation: str, params: Mapping[str, Any]) -> Any:
+        """
+        Do what an AWS client is asked for, as the role at work.
+
+        Raises:
+            ClientError: AWS's own, or a fault's.
+        """
+
+        def error() -> ClientError:
+            code = THROTTLED[service]
+            return ClientError({"Error": {"Code": code, "Message": code}}, operation)
+
+        def effect() -> Any:
+            self._authorize(service, operation, params)
+            cursors = {at: self._progress(at) for at in _cursors(operation, params)}
+            answer = self.aws.call(service, operation, params)
+            for at, before in cursors.items():
+                for watcher in self.watchers:
+                    watcher(*at, before, self._progress(at))
+            if service == "sqs":
+                self.touched.add(params["QueueUrl"].rpartition("/")[2])
+            return self._spoiled(operation, answer)
+
+        return self.step(f"{service}.{operation}", effect, error)
+
+    def _progress(self, at: tuple[str, str]) -> tuple[int, ...]:
+        """Read what must never go down of a stream."""
+        item = self.aws.items.get(at, {})
+        names = ("version", "reached", "seq", "drained_at")
+        return tuple(int(item[name]["N"]) if name in item else 0 for name in names)
+
+    def _authorize(self, service: str, operation: str, params: Mapping[str, Any]) -> None:
+        process = self.current
+        if process is None:
+            return
+        wanted = (*needs(service, operation, params, self.deployed),)
+        for need in (*wanted, *service_needs(service, self.deployed)):
+            action, resource, context = need
+            self.used.add((process.spec.name, action))
+            known = (process.spec.name, action, resource, str(context))
+            if known not in _PERMITTED:
+                _PERMITTED[known] = permitted(process.spec, need, self.deployed)
+            if not _PERMITTED[known]:
+                message = f"{process.spec.name} may not {action} on {resource}"
+                self.reached[message] += 1
+                raise ClientError(
+                    {"Error": {"Code": "AccessDeniedException", "Message": message}}, operation
+                )
+
+    def _spoiled(self, operation: str, answer: Any) -> Any:
+        """Say of one entry of a batch that it was refused, though the effect is there."""
+        entries = answer.get("Successful") if operation.endswith("Batch") else None
+        if not entries or self.healthy or self.current is None:
+            return answer
+        if self._faults.random() >= self.knobs.refused:
+            return answer
+        self.injected["refused"] += 1
+        unlucky = entries[self._faults.randrange(len(entries))]
+        failed = {"Id": unlucky["Id"], "Code": "InternalError", "SenderFault": False}
+        kept = [one for one in entries if one is not unlucky]
+        return {**answer, "Successful": kept, "Failed": [*answer.get("Failed", []), failed]}
+
+    # Processes
+
+    def start(
+        self,
+        spec: FunctionSpec,
+        work: Callable[[Process], Any],
+        ended: Callable[[Any], None],
+        accounts: Iterable[str] = (),
+    ) -> Process:
+        """Start an invocation; it runs when :meth:`run` lets it."""
+        deadline_ms = self.now_ms + spec.timeout_s * 1000
+        process = Process(spec, deadline_ms, self.now_ms, frozenset(accounts), ended)
+
+        def body() -> None:
+            answer = None
+            try:
+                answer = work(process)
+            except Died:
+                pass
+            except Exception as error:  # noqa: BLE001 - the function failed as a whole
+                self.reached[f"failed: {type(error).__name__}"] += 1
+            self.processes.remove(process)
+            # What a process that is gone would have answered reaches nobody.
+            process.ended(None if process.dead else answer)
+
+        process.thread = greenlet(body)
+        self.processes.append(process)
+        return process
+
+    def resume(self, process: Process) -> None:
+        assert process.thread is not None
+        self.current = process
+        try:
+            process.thread.switch()
+        finally:
+            self.current = None
+
+    def abandon(self) -> None:
+        """End all that is still at work, as when a test is over."""
+        for process in list(self.processes):
+            process.dead = True
+            if process.thread is not None and not process.thread.dead:
+                process.thread.throw(Died)
+
+
+def _cursors(operation: str, params: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name the cursor items that a call may write."""
+    writes: list[Mapping[str, Any]] = []
+    if operation == "UpdateItem":
+        writes = [params]
+    elif operation == "TransactWriteItems":
+        writes = [one["Update"] for one in params["TransactItems"] if "Update" in one]
+    keys = [(one["Key"]["pk"]["S"], one["Key"]["sk"]["S"]) for one in writes]
+    return [one for one in keys if one[1] == "cursor"]
