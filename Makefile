@@ -4,6 +4,7 @@ STACK ?= pollwire
 PARAMETERS ?=
 SECONDS ?=
 SEED ?= 1
+REPLAY ?=
 PORT ?=
 AWS_PORT ?=
 
@@ -17,7 +18,7 @@ MAKE_ENVIRONMENTS := command -v $(PYTHON) >/dev/null || { echo '$(NO_PYTHON)' >&
 SAM := .venv-sam/bin/sam
 OVERRIDES := $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
 
-.PHONY: help run test check build deploy clean environments
+.PHONY: help run test simulate check build deploy clean environments
 
 help: ## Say what each target does
 	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' Makefile | expand -t 18
@@ -27,6 +28,8 @@ help: ## Say what each target does
 	@printf '               PORT=8070       first port of the simulated providers; otherwise free ones\n'
 	@printf '               AWS_PORT=4566   port of MiniStack; otherwise a free one\n'
 	@printf '  make test    ARGS="-k due"   more words for pytest\n'
+	@printf '  make simulate SECONDS=60 SEED=1   for how long, and where to begin\n'
+	@printf '               REPLAY=swarm:1   one run again, as a failure was printed\n'
 	@printf '  make deploy  STACK=pollwire  name of the stack\n'
 	@printf '               PARAMETERS="AllowedHosts=https://api.example.com LogLevel=DEBUG"\n'
 	@printf '  all          PYTHON=python3.13   interpreter to make the environments with, 3.11 to 3.14\n'
@@ -37,6 +40,10 @@ run: ## Run the whole system here, without an AWS account; print each event as i
 
 test: ## Run every test; none needs an AWS account
 	@$(MAKE_ENVIRONMENTS) .venv/bin/python -m pytest $(ARGS)
+
+simulate: ## Look for a lost event: the whole system under random faults, in simulated time
+	@$(MAKE_ENVIRONMENTS) .venv/bin/python -W ignore -m tests.simulation \
+		--seconds '$(SECONDS)' --seed '$(SEED)' --replay '$(REPLAY)'
 
 check: environments ## Check style, types and the template
 	.venv/bin/ruff check .

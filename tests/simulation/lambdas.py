@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -32,7 +32,6 @@ from pollwire.state import State
 from pollwire.world import World as Pollwire
 
 from tests.integration.system import Http
-from tests.simulation.deployed import mapping_needs, refused
 from tests.simulation.specs import FunctionSpec
 from tests.simulation.world import Broken, Process, World
 from tests.stack import ROOT
@@ -40,7 +39,7 @@ from tests.stack import ROOT
 MINUTE_MS = 60_000
 
 #: One of so many calls has its parameters validated.
-VALIDATED = 8
+VALIDATED = 16
 NEVER_MS = 10**15
 
 ENVIRONMENT = {
@@ -77,9 +76,6 @@ def _load(stage: str) -> ModuleType:
 _spare: dict[str, list[ModuleType]] = defaultdict(list)
 
 _validator = ParamValidator()
-
-#: Actions that a function's event source mapping takes, by the function; all of them permitted.
-_MAPPED: dict[str, list[str]] = {}
 
 
 def _bound(world: World) -> Callable[[BaseClient, str, Any], Any]:
@@ -148,7 +144,8 @@ class Lambda:
         self._made: list[tuple[str, ModuleType]] = []
         self._busy: dict[str, int] = defaultdict(int)
         self._next_ms: dict[str, int] = {}
-        self._mapped = [one for one in world.deployed.functions.values() if one.queue]
+        self._mapped = {one.queue: one for one in world.deployed.functions.values() if one.queue}
+        self.soonest_ms = NEVER_MS
         (self._schedule,) = (
             one for one in world.deployed.functions.values() if one.stage == "schedule"
         )
@@ -191,6 +188,9 @@ class Lambda:
             return self._warm[spec.name].pop()
         module = _spare[spec.stage].pop() if _spare[spec.stage] else _load(spec.stage)
         self._made.append((spec.stage, module))
+        module.logger.setLevel("WARNING" if self.world.is_terse else "INFO")
+        for handler in module.logger.handlers:
+            handler.setStream(self.logs)
         container = Container(module, self.pollwire())
         module.world = lambda: container.pollwire  # type: ignore[attr-defined]
         return container
@@ -224,19 +224,28 @@ class Lambda:
     def poll(self) -> None:
         """Hand out messages of every queue that may have some."""
         now_ms, touched = self.world.now_ms, self.world.touched
-        for spec in self._mapped:
-            queue = spec.queue
-            if queue not in touched and now_ms < self._next_ms.get(queue, NEVER_MS):
-                continue
-            while self._busy[spec.name] < spec.concurrency:
+        if self.soonest_ms <= now_ms:
+            touched.update(queue for queue, at_ms in self._next_ms.items() if at_ms <= now_ms)
+        elif not touched:
+            return
+        for queue in sorted(touched):
+            spec = self._mapped.get(queue)
+            touched.discard(queue)
+            while spec and self._busy[spec.name] < spec.concurrency:
                 if not self._receive(spec):
-                    touched.discard(queue)
                     waiting = (one.visible_ms for one in self.world.aws.messages(queue))
                     later = [at_ms for at_ms in waiting if at_ms > now_ms]
                     self._next_ms[queue] = min(later, default=NEVER_MS)
                     break
+            else:
+                # It is touched again when one of its invocations ends.
+                self._next_ms[queue] = NEVER_MS
+        self.soonest_ms = min(self._next_ms.values(), default=NEVER_MS)
 
     def _receive(self, spec: FunctionSpec) -> bool:
+        now_ms = self.world.now_ms
+        if not any(one.visible_ms <= now_ms for one in self.world.aws.messages(spec.queue)):
+            return False
         url = self.world.deployed.queues[spec.queue].url
         self._mapping_may(spec)
         answer = self.world.aws.call(
@@ -258,11 +267,10 @@ class Lambda:
         return True
 
     def _mapping_may(self, spec: FunctionSpec) -> None:
-        if spec.name not in _MAPPED:
-            wanted = mapping_needs(spec)
-            assert not refused(spec, wanted, self.world.deployed), spec.name
-            _MAPPED[spec.name] = [action for action, *_ in wanted]
-        self.world.used.update((spec.name, action) for action in _MAPPED[spec.name])
+        actions, missing = self.world.mapping(spec)
+        self.world.used.update((spec.name, action) for action in actions)
+        if missing:
+            raise Broken(f"I12: {spec.name} cannot be triggered: {missing}")
 
     def _hand_over(self, spec: FunctionSpec, url: str, messages: list[dict[str, Any]]) -> None:
         arn = self.world.deployed.queues[spec.queue].arn
@@ -281,13 +289,9 @@ class Lambda:
 
         self._invoke(spec, {"Records": records}, ended, _accounts(records))
 
-    def visible(self) -> Iterable[int]:
-        """Name the instants at which messages become visible."""
-        return self._next_ms.values()
-
     def depths(self) -> dict[str, int]:
         """Count what is queued for functions, in flight or not."""
-        return {one.queue: len(self.world.aws.messages(one.queue)) for one in self._mapped}
+        return {one.queue: len(self.world.aws.messages(one.queue)) for one in self._mapped.values()}
 
     def _by_chance(self, probability: float) -> bool:
         return probability > 0 and self.world.chance.random() < probability

@@ -14,10 +14,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 from urllib.parse import urlsplit
 
-from pollwire import due
-from pollwire.errors import Malformed, PollwireError, RateLimited, Unavailable
+from pollwire import due, marks
+from pollwire.errors import Malformed, PollwireError, RateLimited, Rejected, Unavailable
 from pollwire.http import Hosts
 from pollwire.model import Connection, Request, Response
 from pollwire.providers import registered
@@ -25,8 +26,8 @@ from pollwire.world import World as Pollwire
 
 from tests.integration.system import Http
 from tests.simulation.deployed import deployed
-from tests.simulation.lambdas import MINUTE_MS, Lambda
-from tests.simulation.upstream import CANARY, UPSTREAMS, Told, Upstream
+from tests.simulation.lambdas import MINUTE_MS, NEVER_MS, Lambda
+from tests.simulation.upstream import CANARY, UPSTREAMS, Member, Told, Upstream
 from tests.simulation.world import FAULTS, START_MS, Broken, Knobs, World
 
 #: Rows show up so long after they were made, at most.
@@ -51,6 +52,8 @@ class Scenario:
 
         streams: Of each account at a provider that has many.
 
+        interval_s: Between two checks of an account, where the provider lets us.
+
         minutes: Of the safety phase.
 
         mutations: In it.
@@ -60,18 +63,56 @@ class Scenario:
         reconciles: Streams are listed from end to end by the clock.
 
         backfill: What there is at first is told.
+
+        sick: What becomes of every request of one account, for ever: ``refused``, ``odd`` or
+            ``silent``; empty for an account that is well.
+
+        removes: One account is removed in the midst of it all.
     """
 
     seed: int
     upstreams: tuple[str, ...] = ("youmail",)
     accounts: int = 1
     streams: int = 3
+    interval_s: int = 60
     minutes: int = 4
     mutations: int = 6
     moving: float = 0.1
     reconciles: bool = True
     backfill: bool = True
+    sick: str = ""
+    removes: bool = False
     knobs: Knobs = field(default_factory=Knobs)
+
+    @property
+    def is_calm(self) -> bool:
+        """Nothing goes wrong and nothing is listed by the clock: what happens must be told soon."""
+        knobs = self.knobs
+        troubled = knobs.fault or knobs.lost or knobs.late or knobs.refused or self.sick
+        return not (troubled or self.reconciles)
+
+
+def calm(seed: int) -> Scenario:
+    """Draw a scenario without faults and listings by the clock: everything is told soon."""
+    chance = random.Random(seed)
+    names = [upstream.name for upstream in UPSTREAMS]
+    return Scenario(
+        seed,
+        upstreams=(chance.choice(names),),
+        minutes=chance.randrange(2, 5),
+        mutations=chance.randrange(1, 5),
+        streams=1,
+        moving=chance.choice((0.0, 0.3)),
+        reconciles=False,
+        backfill=chance.random() < 0.5,
+    )
+
+
+def neighbours(seed: int) -> Scenario:
+    """Draw a scenario of two accounts, one of which is sick or is removed."""
+    chance = random.Random(seed)
+    sick = chance.choice(("refused", "odd", "silent", ""))
+    return replace(swarm(seed), accounts=2, sick=sick, removes=not sick)
 
 
 def swarm(seed: int) -> Scenario:
@@ -83,7 +124,7 @@ def swarm(seed: int) -> Scenario:
 
     names = [upstream.name for upstream in UPSTREAMS]
     knobs = Knobs(
-        fault=sometimes(0.08, 0.85),
+        fault=sometimes(0.25, 0.85),
         weights={one: chance.choice((0.0, 1.0, 4.0)) + 0.01 for one in FAULTS},
         stale=sometimes(0.3),
         twice=sometimes(0.3),
@@ -92,19 +133,27 @@ def swarm(seed: int) -> Scenario:
         late=sometimes(0.2),
         refused=sometimes(0.2),
     )
-    is_large = chance.random() < 0.1
+    is_large = chance.random() < 0.02
     return Scenario(
         seed,
         upstreams=tuple(chance.sample(names, chance.choice((1, 2)) if is_large else 1)),
         accounts=chance.choice((1, 2)) if is_large else 1,
         streams=3 if is_large else 1,
-        minutes=chance.randrange(2, 6) if is_large else chance.choice((1, 2)),
+        minutes=chance.randrange(2, 6) if is_large else chance.choice((1, 1, 2)),
         mutations=chance.randrange(2, 9) if is_large else chance.randrange(1, 4),
+        interval_s=20 if is_large else 60,
         moving=sometimes(0.2),
-        reconciles=chance.random() < 0.3,
+        reconciles=chance.random() < 0.15,
         backfill=chance.random() < 0.6,
         knobs=knobs,
     )
+
+
+SICKNESSES: dict[str, PollwireError] = {
+    "refused": Rejected("sim: 401"),
+    "odd": Malformed("sim: an odd answer"),
+    "silent": Unavailable("sim: no answer"),
+}
 
 
 class Asking(Http):
@@ -124,6 +173,8 @@ class Asking(Http):
         run = self._run_
         run.requests[urlsplit(request.url).netloc] += 1
         run.require_own_credential(request)
+        if run.sick and (run.sick in request.url or run.sick in str(request.form)):
+            raise SICKNESSES[run.scenario.sick]
         if not run.world.healthy and run.world.chance.random() < run.scenario.moving:
             run.mutate()
         response = super().fetch(request)
@@ -137,6 +188,8 @@ class Run:
     One run of a scenario.
 
     Attributes:
+        harmed: Steps until healing began.
+
         baselines: What a stream's first complete drain recorded, by its key: hashes by record.
     """
 
@@ -145,9 +198,7 @@ class Run:
         self.world = World(scenario.seed, deployed(), scenario.knobs, plan)
         chance, clock = self.world.chance, (lambda: self.world.now_ms / 1000)
         self.upstreams: list[Upstream] = [
-            one(clock, chance, scenario.accounts, scenario.streams)
-            for one in UPSTREAMS
-            if one.name in scenario.upstreams
+            one(clock, chance, scenario) for one in UPSTREAMS if one.name in scenario.upstreams
         ]
         self.providers = {
             name: provider for name, provider in registered().items() if name in scenario.upstreams
@@ -163,6 +214,9 @@ class Run:
             for upstream in self.upstreams
             for host in self.providers[upstream.name].hosts.values()
         }
+        #: Ids of accounts that the promises do not hold for.
+        self.sick = self.upstreams[0].members[0].id if scenario.sick else ""
+        self.removed = ""
         self.requests: Counter[str] = Counter()
         self.baselines: dict[str, dict[str, str]] = {}
         self.lambdas = Lambda(self.world, self.providers, self.hosts, lambda: Asking(self))
@@ -170,6 +224,7 @@ class Run:
         self._ticks: list[tuple[int, int]] = []
         self._mutations: list[int] = []
         self._mutated_ms = START_MS
+        self._removal_ms = NEVER_MS
 
     def go(self) -> Run:
         """Run it and check every promise."""
@@ -204,6 +259,8 @@ class Run:
         self._mutations = sorted(
             chance.randrange(START_MS, end_ms) for _ in range(self.scenario.mutations)
         )
+        if self.scenario.removes:
+            self._removal_ms = chance.randrange(START_MS, end_ms)
         for minute_ms in range(START_MS, end_ms, MINUTE_MS):
             if chance.random() < knobs.lost:
                 world.injected["tick lost"] += 1
@@ -219,11 +276,13 @@ class Run:
     def heal(self) -> None:
         """Run until nothing is left to do, faults and mutations being over."""
         self.world.healthy = True
+        self.harmed = self.world.steps
         for minute_ms in [minute for _, minute in self._ticks]:
             self._ticks = [one for one in self._ticks if one[1] != minute_ms]
         while self._mutations:
             self._mutations.pop()
             self.mutate()
+        self._skip()
         self._settle()
         if self._redrive():
             self._settle()
@@ -247,11 +306,29 @@ class Run:
         self.run_until(minute_ms + MINUTE_MS)
 
     def _skip(self) -> None:
-        """Let time pass in which nothing would be done, as everything is left alone."""
-        waits = [at_ms for _, at_ms in self._rests() if at_ms > self.world.now_ms]
-        busy = any(name for name in self.unrest() if not name.startswith("rest"))
-        if waits and not busy:
-            self.world.now_ms = max(self.world.now_ms, min(waits))
+        """Let time pass in which nothing would be done: all waits for an instant."""
+        if self.scenario.is_calm:
+            return
+        now_ms, waits = self.world.now_ms, [at_ms for _, at_ms in self._rests()]
+        for (pk, _), item in self._items():
+            for one in item.get("pending", {}).get("SS", ()) if pk.startswith("shard#") else ():
+                stream, seen_ms, _ = marks.split(one)
+                waits.append(seen_ms + self._overlap_ms(pk, stream))
+        waits.append(self._mutated_ms + LATE_MS)
+        if all(at_ms > now_ms for at_ms in waits) or not self._is_busy():
+            self.world.now_ms = max(now_ms, *waits)
+
+    def _is_busy(self) -> bool:
+        return any(self.lambdas.depths().values()) or any(
+            name in item
+            for (_, sk), item in self._items()
+            for name in ("outbox", "drain")
+            if sk == "cursor"
+        )
+
+    def _overlap_ms(self, pk: str, stream: str) -> int:
+        provider = self.providers[pk.split("#")[1]]
+        return provider.streams[stream].overlap_s * 1000 if stream in provider.streams else 0
 
     def _redrive(self) -> int:
         """Do what an operator does with dead jobs: send them once more; return how many."""
@@ -269,7 +346,7 @@ class Run:
         now_ms, found = self.world.now_ms, []
         for upstream in self.upstreams:
             for name, stream in self.providers[upstream.name].streams.items():
-                for member in upstream.members if stream.reconcile_s else ():
+                for member in self.well(upstream) if stream.reconcile_s else ():
                     period_ms = stream.reconcile_s * 1000
                     phase_ms = due.stable_hash(f"{member.id}#{name}") % period_ms
                     at_ms = now_ms - now_ms % period_ms + phase_ms
@@ -288,7 +365,7 @@ class Run:
             if ready:
                 world.resume(ready[0] if len(ready) == 1 else world.chance.choice(ready))
                 continue
-            next_ms = min(self._instants(), default=end_ms)
+            next_ms = self._next_ms(end_ms)
             if next_ms >= end_ms and not world.processes:
                 world.now_ms = max(world.now_ms, end_ms)
                 return
@@ -301,16 +378,26 @@ class Run:
         while self._mutations and self._mutations[0] <= now_ms:
             self._mutations.pop(0)
             self.mutate()
+        if self._removal_ms <= now_ms:
+            self._removal_ms = NEVER_MS
+            self._remove(self.upstreams[0])
 
-    def _instants(self) -> Iterator[int]:
-        now_ms = self.world.now_ms
-        for process in self.world.processes:
-            yield process.wake_ms
-        if self._ticks:
-            yield max(self._ticks[0][0], now_ms)
-        if self._mutations:
-            yield max(self._mutations[0], now_ms)
-        yield from (at_ms for at_ms in self.lambdas.visible() if at_ms > now_ms)
+    def _remove(self, upstream: Upstream) -> None:
+        """Do what an operator does with an account that is no longer wanted."""
+        self.removed = upstream.members[0].id
+        key = {"pk": {"S": f"shard#{upstream.name}#0"}, "sk": {"S": self.removed}}
+        table = self.world.deployed.table
+        self.world.aws.call("dynamodb", "DeleteItem", {"TableName": table, "Key": key})
+
+    def _next_ms(self, end_ms: int) -> int:
+        """Name the next instant at which something is to be done."""
+        instants = [process.wake_ms for process in self.world.processes]
+        instants += [at_ms for at_ms, _ in self._ticks[:1]] + self._mutations[:1]
+        if self._removal_ms < NEVER_MS:
+            instants.append(self._removal_ms)
+        if self.lambdas.soonest_ms > self.world.now_ms:
+            instants.append(self.lambdas.soonest_ms)
+        return max(min(instants, default=end_ms), self.world.now_ms)
 
     def mutate(self) -> None:
         """Let something happen at one of the providers."""
@@ -360,12 +447,23 @@ class Run:
     def is_quiet(self) -> bool:
         return not self.unrest()
 
+    def _items(self) -> Iterator[tuple[tuple[str, str], Any]]:
+        """Read the table, but for what is of accounts that need not come to rest."""
+        for (pk, sk), item in self.world.aws.items.items():
+            parts = {sk, *pk.split("#")}
+            if not parts & {self.sick, self.removed} - {""}:
+                yield (pk, sk), item
+
+    def well(self, upstream: Upstream) -> list[Member]:
+        """Name the accounts that every promise holds for."""
+        return [one for one in upstream.members if one.id not in (self.sick, self.removed)]
+
     def unrest(self) -> list[str]:
         """Name what there is still to do."""
         found = [name for name, _ in self._rests()]
         if self.world.now_ms < self._mutated_ms + LATE_MS:
             found.append("late rows")
-        for (pk, sk), item in self.world.aws.items.items():
+        for (pk, sk), item in self._items():
             if pk.startswith("shard#"):
                 found += [f"{sk}: {one}" for one in item.get("pending", {}).get("SS", ())]
             if sk == "cursor":
@@ -375,7 +473,7 @@ class Run:
 
     def _rests(self) -> Iterator[tuple[str, int]]:
         now_ms = self.world.now_ms
-        for (pk, sk), item in self.world.aws.items.items():
+        for (pk, sk), item in self._items():
             for name in ("not_before", "paused_until"):
                 until_ms = int(item[name]["N"]) if name in item else 0
                 failed = "failures" in item and name == "not_before" and sk != "cursor"

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pollwire.model import Connection
 
@@ -20,6 +20,9 @@ from local.simulators.intelli import Intelli
 from local.simulators.kirimdev import Kirimdev
 from local.simulators.ringcentral import RingCentral
 from local.simulators.youmail import YouMail
+
+if TYPE_CHECKING:
+    from tests.simulation.scenario import Scenario
 
 #: In every credential: it must not be seen anywhere.
 CANARY = "CANARY"
@@ -66,16 +69,18 @@ class Upstream:
 
     name = ""
     streams: tuple[str, ...] = ()
-    interval_s = 60
 
-    def __init__(self, clock: Clock, chance: Chance, accounts: int, streams: int) -> None:
+    def __init__(self, clock: Clock, chance: Chance, scenario: Scenario) -> None:
         self.clock, self.number = clock, count(1)
-        self.streams = tuple(sorted(chance.sample(self.streams, min(streams, len(self.streams)))))
+        self.streams = tuple(
+            sorted(chance.sample(self.streams, min(scenario.streams, len(self.streams))))
+        )
         self.simulator: Any = None
         self.journal: list[Told] = []
         self.members: list[Member] = []
         self._seen = 0
-        self._make(chance, accounts)
+        self.interval_s, self.reconciles = scenario.interval_s, scenario.reconciles
+        self._make(chance, scenario.accounts)
         self.note()
         self.journal.clear()
 
@@ -268,7 +273,6 @@ class OfIntelli(Upstream):
 class OfRingCentral(Upstream):
     name = "ringcentral"
     streams = ("message-store", "presence")
-    interval_s = 20
 
     def _make(self, chance: Chance, accounts: int) -> None:
         self.simulator = RingCentral(
@@ -390,10 +394,9 @@ class OfKirimdev(Upstream):
             self.members.append(Member(account, {}, {"api_key": key}))
 
     def operations(self) -> tuple[Operation, ...]:
-        return (
-            self._begin, self._inbound, self._assign, self._assign_back, self._status, self._read,
-            self._delete,
-        )  # fmt: skip
+        always = (self._begin, self._inbound, self._assign, self._assign_back, self._status)
+        # Only a full listing shows what these did.
+        return (*always, self._read, self._delete) if self.reconciles else always
 
     def _begin(self, chance: Chance, account: str) -> None:
         self.simulator.new_conversation(account)

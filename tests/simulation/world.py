@@ -1,10 +1,10 @@
 """
 The deployed system in one process: its time, its chance and every side effect are the world's.
 
-The real handlers run as greenlets. Every call to AWS or to a provider is a numbered step: there the
-others may go on, and there a fault may strike: the process dies before or after the effect, the call
-fails before or after it, is made twice, or takes until the function's time is up. One seed is one
-run; ``plan`` puts faults at chosen steps instead of drawing them.
+The real handlers run as greenlets. Every call to AWS or to a provider is a numbered step: there
+the others may go on, and there a fault may strike: the process dies before or after the effect, the
+call fails before or after it, is made twice, or takes until the function's time is up. One seed is
+one run; ``plan`` puts faults at chosen steps instead of drawing them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 from greenlet import getcurrent, greenlet
 
 from tests.simulation.aws import Aws
-from tests.simulation.deployed import needs, permitted, service_needs
+from tests.simulation.deployed import mapping_needs, needs, permitted, service_needs
 from tests.simulation.specs import Deployed, FunctionSpec
 
 #: 2027-01-15T08:00:00Z, the start of a minute.
@@ -38,8 +38,12 @@ THROTTLED = {
 }
 
 
-#: What was worked out of policies before; the deployed ones do not change.
-_PERMITTED: dict[tuple[str, str, str, str], bool] = {}
+#: What was worked out of deployed policies: actions needed, and what of them is refused.
+_PERMITTED: dict[int, tuple[Deployed, dict[Any, tuple[list[str], list[Any]]]]] = {}
+
+
+#: One of so many runs logs what goes well, too.
+TALKATIVE = 4
 
 
 class Died(BaseException):
@@ -111,6 +115,8 @@ class World:
     Attributes:
         healthy: No more faults.
 
+        is_terse: Only what goes wrong is logged.
+
         reached: How often each thing of note happened.
 
         used: Permissions that were needed, by function.
@@ -138,7 +144,10 @@ class World:
         self.touched: set[str] = set()
         self.current: Process | None = None
         self.watchers: list[Callable[[str, str, tuple[int, ...], tuple[int, ...]], None]] = []
+        # Writing what goes well takes a good part of a run's time.
+        self.is_terse = bool(seed % TALKATIVE) and plan is None
         self._main = getcurrent()
+        self._permissions = _permissions(deployed)
         self._kinds = list(knobs.weights)
         self._weights = list(knobs.weights.values())
 
@@ -166,6 +175,15 @@ class World:
             self.injected[fault] += 1
             self.trace.append(f"{number} {process.spec.name} {kind} {fault}")
         self._wait(process)
+        return self._have(process, fault, effect, error) if fault else effect()
+
+    def _have(
+        self,
+        process: Process,
+        fault: str,
+        effect: Callable[[], Any],
+        error: Callable[[], Exception],
+    ) -> Any:
         if fault == TIMEOUT:
             process.wake_ms = process.deadline_ms + 1
             self._wait(process)
@@ -224,11 +242,25 @@ class World:
             for at, before in cursors.items():
                 for watcher in self.watchers:
                     watcher(*at, before, self._progress(at))
+            self._note(operation, params)
             if service == "sqs":
                 self.touched.add(params["QueueUrl"].rpartition("/")[2])
             return self._spoiled(operation, answer)
 
         return self.step(f"{service}.{operation}", effect, error)
+
+    def _note(self, operation: str, params: Mapping[str, Any]) -> None:
+        """Count what is worth to have been reached."""
+        if operation == "PublishBatch":
+            self.reached["published"] += len(params["PublishBatchRequestEntries"])
+        for action in params.get("TransactItems", ()) if operation == "TransactWriteItems" else ():
+            item = action.get("Put", {}).get("Item", {})
+            for name in ("back_digest", "missing_at", "gone", "reason"):
+                self.reached[f"record: {name}"] += name in item
+            self.reached["drain saved"] += (
+                "drain"
+                in action.get("Update", {}).get("UpdateExpression", "").partition("REMOVE")[0]
+            )
 
     def _progress(self, at: tuple[str, str]) -> tuple[int, ...]:
         """Read what must never go down of a stream."""
@@ -240,19 +272,33 @@ class World:
         process = self.current
         if process is None:
             return
-        wanted = (*needs(service, operation, params, self.deployed),)
-        for need in (*wanted, *service_needs(service, self.deployed)):
-            action, resource, context = need
-            self.used.add((process.spec.name, action))
-            known = (process.spec.name, action, resource, str(context))
-            if known not in _PERMITTED:
-                _PERMITTED[known] = permitted(process.spec, need, self.deployed)
-            if not _PERMITTED[known]:
-                message = f"{process.spec.name} may not {action} on {resource}"
-                self.reached[message] += 1
-                raise ClientError(
-                    {"Error": {"Code": "AccessDeniedException", "Message": message}}, operation
-                )
+        name = process.spec.name
+        # What a call needs follows from these; of a transaction, from the kinds of its parts.
+        parts = frozenset(kind for one in params.get("TransactItems", ()) for kind in one)
+        known = (name, service, operation, params.get("QueueUrl"), parts)
+        permissions = self._permissions
+        if known not in permissions:
+            wanted = (*needs(service, operation, params, self.deployed),)
+            every = (*wanted, *service_needs(service, self.deployed))
+            refused = [one for one in every if not permitted(process.spec, one, self.deployed)]
+            permissions[known] = [action for action, *_ in every], refused
+        actions, refused = permissions[known]
+        self.used.update((name, action) for action in actions)
+        if refused:
+            message = f"{name} may not {refused[0][0]} on {refused[0][1]}"
+            self.reached[message] += 1
+            raise ClientError(
+                {"Error": {"Code": "AccessDeniedException", "Message": message}}, operation
+            )
+
+    def mapping(self, spec: FunctionSpec) -> tuple[list[str], list[Any]]:
+        """Name what a function's event source mapping needs, and what of it is refused."""
+        known = (spec.name, "mapping")
+        if known not in self._permissions:
+            wanted = mapping_needs(spec)
+            refused = [one for one in wanted if not permitted(spec, one, self.deployed)]
+            self._permissions[known] = [action for action, *_ in wanted], refused
+        return self._permissions[known]
 
     def _spoiled(self, operation: str, answer: Any) -> Any:
         """Say of one entry of a batch that it was refused, though the effect is there."""
@@ -321,3 +367,8 @@ def _cursors(operation: str, params: Mapping[str, Any]) -> list[tuple[str, str]]
         writes = [one["Update"] for one in params["TransactItems"] if "Update" in one]
     keys = [(one["Key"]["pk"]["S"], one["Key"]["sk"]["S"]) for one in writes]
     return [one for one in keys if one[1] == "cursor"]
+
+
+def _permissions(deployed: Deployed) -> dict[Any, tuple[list[str], list[Any]]]:
+    """Find what was worked out of these policies before."""
+    return _PERMITTED.setdefault(id(deployed), (deployed, {}))[1]

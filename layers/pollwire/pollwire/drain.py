@@ -232,7 +232,11 @@ class Delta:
         """Decide some pages before the last; return the drain as it stands then."""
         records = self._records(pages)
         decision = self._decide(pages, drain.mode, records)
-        drain = replace(drain, unsettled=drain.unsettled or decision.unsettled)
+        unsettled, news = (
+            drain.unsettled or decision.unsettled,
+            drain.news or bool(decision.records),
+        )
+        drain = replace(drain, unsettled=unsettled, news=news)
         self._write(decision, self._bad_rows(pages), replace(self._state, drain=drain))
         return drain
 
@@ -256,26 +260,34 @@ class Delta:
             )
         if drain.full:
             state = replace(state, reconciled_ms=drain.began_ms)
+        missing = decide.Decision()
         if listed is not None:
             missing = decide.decide_missing(listed, records, self._stream, drain.began_ms)
             self._counts["held"] += missing.held
-            self._ask_again(missing)
-            decision = decision.joined(missing)
+        news = drain.news or bool(decision.records)
+        self._ask_again(missing, news)
+        decision = decision.joined(missing)
         self._write(decision, self._bad_rows(pages), state)
         if drain.full and self._stream.reconcile_s:
             self._world.state.note_listed(self._job, drain.began_ms)
         self._unwatch(pages)
-        return drain.unsettled or decision.unsettled
+        # What differs may be newer than the mark that led here, and be back where it was before the
+        # next check: that would see nothing. So a mark goes with a drain that finds nothing new.
+        return drain.unsettled or decision.unsettled or news
 
-    def _ask_again(self, missing: decide.Decision) -> None:
+    def _ask_again(self, missing: decide.Decision, news: bool) -> None:
         """
         Have the stream listed once more: a deletion is believed at the second sighting.
 
         Too many at once wait for the next time it is due: that is no reason to list all the time.
+
+        Args:
+            news: Something differed from what was known, though no mark may have said so.
         """
         pending = self._job.pending
         is_asked = bool(pending) if self._stream.snapshot else marks.asks_for_all(pending)
-        if missing.unsettled and not missing.held and not is_asked:
+        wanted = missing.unsettled and not missing.held and not is_asked
+        if wanted or (news and not pending):
             again = marks.element(self._job.stream, marks.FULL, self._world.clock())
             self._world.state.ask_again(self._job, again)
 

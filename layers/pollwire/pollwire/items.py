@@ -96,6 +96,8 @@ class Drain:
         full: It lists everything, and what it lacks was deleted.
 
         pages: How many there were so far.
+
+        news: Something differed from what was known.
     """
 
     mode: str
@@ -107,6 +109,7 @@ class Drain:
     unsettled: bool = False
     full: bool = False
     pages: int = 0
+    news: bool = False
 
 
 @dataclass(frozen=True, slots=True)

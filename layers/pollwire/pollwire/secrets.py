@@ -61,6 +61,8 @@ class Sealer:
 
         Raises:
             Misconfigured: KMS refuses.
+
+            Unasked: KMS does not answer; another time it may.
         """
         try:
             answer = self._client.encrypt(
@@ -70,6 +72,8 @@ class Sealer:
             )
         except ClientError as error:
             code = error.response["Error"]["Code"]
+            if code not in {*UNOPENABLE, "ValidationException"}:
+                raise Unasked(f"KMS seals nothing at the moment: {code}") from error
             raise Misconfigured(
                 f"the stack's key does not seal for {connection}/{account or '*'}: {code}; "
                 "the role needs kms:Encrypt, and a secret has 4096 bytes at most"

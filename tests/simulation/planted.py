@@ -1,0 +1,763 @@
+"""
+Bugs of design, planted one at a time: a simulation that misses them proves nothing.
+
+Each is the real code with a line or two changed. Some need more than faults to show: a provider
+with small pages, a row of the future, a neighbour that is broken. That is no bug, so the correct
+code is run with it as well.
+"""
+
+from __future__ import annotations
+import __future__
+
+import inspect
+import json
+import random
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
+from typing import Any
+from unittest import mock
+
+from pollwire import decide, drain, due, items, marks, pipeline, queues, state
+from pollwire.events import Composer
+from pollwire.providers import intelli, kirimdev, ringcentral, youmail
+from pollwire.secrets import Sealer
+from pollwire.world import World as Pollwire
+
+from local.simulators.youmail import YouMail
+from tests.simulation import invariants, scenario, upstream, world
+from tests.simulation.deployed import deployed
+from tests.simulation.lambdas import client
+from tests.simulation.scenario import Run, Scenario
+from tests.simulation.specs import Deployed, FunctionSpec
+from tests.simulation.world import CRASH_AFTER, CRASH_BEFORE, Broken, Knobs
+
+Patch = Callable[[], AbstractContextManager[Any]]
+
+#: What the log says of a plant that is no bug of design, but code that does not run.
+CRASHES = re.compile(
+    r"(Name|Type|Key|Index|Attribute|UnboundLocal|Syntax|Assertion)Error|ValidationException"
+)
+
+
+def rough(seed: int) -> Scenario:
+    """Draw a scenario in which everything goes wrong now and then."""
+    chance = random.Random(seed)
+    knobs = Knobs(fault=0.08, stale=0.3, twice=0.3, lost=0.2, doubled=0.2, late=0.1, refused=0.1)
+    return Scenario(
+        seed,
+        upstreams=(chance.choice(("youmail", "intelli", "ringcentral", "kirimdev")),),
+        streams=1,
+        minutes=2,
+        mutations=6,
+        moving=chance.choice((0.0, 0.2)),
+        reconciles=False,
+        backfill=chance.random() < 0.6,
+        knobs=knobs,
+    )
+
+
+@dataclass(frozen=True)
+class Plant:
+    """
+    A bug.
+
+    Attributes:
+        wrong: Says what.
+
+        bug: Patches that make it.
+
+        scenario: Makes a scenario of a seed.
+
+        budget: Runs, within which one has to fail.
+
+        where: Patches without which it does not show; the correct code holds with them.
+
+        run: What runs it.
+    """
+
+    wrong: str
+    bug: tuple[Patch, ...]
+    scenario: Callable[[int], Scenario] = rough
+    budget: int = 60
+    where: tuple[Patch, ...] = ()
+    run: type[Run] = Run
+
+
+def fails(plant: Plant, seed: int, *, planted: bool) -> str:
+    """Run a seed with the bug or without; return how it failed, or nothing."""
+    with ExitStack() as stack:
+        for patch in (*plant.where, *(plant.bug if planted else ())):
+            stack.enter_context(patch())
+        run = plant.run(plant.scenario(seed))
+        try:
+            run.go()
+        except (Exception, Broken) as error:  # noqa: BLE001 - whatever stops the run shows the bug
+            crash = CRASHES.search(run.lambdas.logs.getvalue())
+            assert not (planted and crash), f"it does not even run: {crash}"
+            return f"{type(error).__name__}: {error}"
+    return ""
+
+
+# How bugs are made
+
+
+def edit(owner: Any, name: str, *changes: tuple[str, str]) -> Patch:
+    """Change texts of a function's source, each of which is there exactly once."""
+
+    def patch() -> AbstractContextManager[Any]:
+        function = getattr(owner, name)
+        source = textwrap.dedent(inspect.getsource(function))
+        for before, after in changes:
+            assert source.count(before) == 1, f"{name} has not one {before!r}"
+            source = source.replace(before, after)
+        future = __future__.annotations.compiler_flag
+        made: dict[str, Any] = {}
+        code = compile(source, f"<planted in {name}>", "exec", future, dont_inherit=True)
+        exec(code, function.__globals__, made)  # noqa: S102 - the project's own source
+        return mock.patch.object(owner, name, made[name])
+
+    return patch
+
+
+def put(owner: Any, name: str, value: Any) -> Patch:
+    return lambda: mock.patch.object(owner, name, value)
+
+
+def template(change: Callable[[FunctionSpec], FunctionSpec]) -> Patch:
+    """Deploy other functions."""
+
+    @contextmanager
+    def patch() -> Iterator[None]:
+        real: Deployed = deployed()
+        changed = {name: change(one) for name, one in real.functions.items()}
+        with (
+            mock.patch.object(scenario, "deployed", return_value=replace(real, functions=changed)),
+            # What was worked out of the real policies.
+            mock.patch.dict(world._PERMITTED, clear=True),
+        ):
+            yield
+
+    return patch
+
+
+def queue_visibility(visibility_s: int) -> Patch:
+    """Deploy queues that hand a message out again after so many seconds."""
+    real = deployed()
+    queues_ = {name: replace(one, visibility_s=visibility_s) for name, one in real.queues.items()}
+    return put(scenario, "deployed", lambda: replace(real, queues=queues_))
+
+
+def without(action: str) -> Callable[[FunctionSpec], FunctionSpec]:
+    """Take an action away from every role."""
+
+    def change(function: FunctionSpec) -> FunctionSpec:
+        kept = (
+            replace(one, actions=tuple(name for name in one.actions if name != action))
+            for one in function.statements
+        )
+        return replace(function, statements=tuple(kept))
+
+    return change
+
+
+# What bugs show in
+
+#: Two workers at once, and reads of what was before.
+DOUBLED = Knobs(stale=0.5, twice=0.6, doubled=0.3, late=0.3)
+
+
+def of(*names: str, **fields: Any) -> Callable[[int], Scenario]:
+    """Draw it for one of some providers, and as it is asked for."""
+    return lambda seed: replace(rough(seed), upstreams=(names[seed % len(names)],), **fields)
+
+
+def quiet(*names: str, **fields: Any) -> Callable[[int], Scenario]:
+    """Let no fault strike."""
+    return of(*names, **{"knobs": Knobs(), "reconciles": True, **fields})
+
+
+def harsh(*names: str, **fields: Any) -> Callable[[int], Scenario]:
+    """Let many things happen, and processes die after what they did."""
+    knobs = Knobs(fault=0.08, weights={CRASH_AFTER: 1.0, CRASH_BEFORE: 1.0})
+    return of(*names, **{"interval_s": 20, "minutes": 4, "mutations": 14, "knobs": knobs, **fields})
+
+
+def youmail_of(*streams: str) -> Patch:
+    return put(upstream.OfYouMail, "streams", streams)
+
+
+def late_youmail(*args: Any, **fields: Any) -> Any:
+    """Make one that lists a row a minute after it said that there is one."""
+    return upstream_youmail(*args, **{**fields, "lag_ms": 60_000})
+
+
+upstream_youmail = upstream.YouMail
+
+
+def small_intelli(*args: Any, **fields: Any) -> Any:
+    return upstream_intelli(*args, **{**fields, "limit": 4})
+
+
+upstream_intelli = upstream.Intelli
+
+#: Pages that a few things fill.
+SMALL: tuple[Patch, ...] = (
+    put(youmail, "PAGE_LENGTH", 2),
+    put(kirimdev, "LIMIT", 2),
+    put(ringcentral, "RECORDS", 2),
+    put(intelli, "ROWS_MAX", 4),
+    put(upstream, "Intelli", small_intelli),
+)
+
+
+#: A validator confirms whatever it is sent with.
+LYING = edit(
+    YouMail,
+    "_poll",
+    ("etag = f'\"{hashlib.sha256(content).hexdigest()[:16]}\"'", "etag = '\"same\"'"),
+)
+
+#: Kirimdev is listed from end to end every minute.
+OFTEN = put(
+    kirimdev.Kirimdev,
+    "streams",
+    {"conversations": replace(kirimdev.CONVERSATIONS, reconcile_s=60)},
+)
+
+
+def _call(self: world.World, operation: str, params: Mapping[str, Any]) -> Any:
+    """Call a fake of AWS that refuses an entry of a batch now and then."""
+    service = "sns" if operation == "PublishBatch" else "sqs"
+    name = "PublishBatchRequestEntries" if service == "sns" else "Entries"
+    entries = list(params[name])
+    if self.healthy or self.current is None or self._faults.random() > 0.4:
+        return self.aws.call(service, operation, params)
+    entry = entries.pop(self._faults.randrange(len(entries)))
+    failed = [{"Id": entry["Id"], "Code": "InternalError", "SenderFault": False}]
+    if not entries:
+        return {"Successful": [], "Failed": failed}
+    answer = self.aws.call(service, operation, {**params, name: entries})
+    return {**answer, "Failed": [*answer.get("Failed", []), *failed]}
+
+
+#: Entries of batches are refused, and have no effect.
+REFUSING: tuple[Patch, ...] = (
+    lambda: mock.patch.object(world, "_call", _call, create=True),
+    edit(
+        world.World,
+        "call",
+        (
+            "answer = self.aws.call(service, operation, params)",
+            "answer = (_call(self, operation, params) if operation in "
+            "('PublishBatch', 'SendMessageBatch') else "
+            "self.aws.call(service, operation, params))",
+        ),
+    ),
+)
+
+
+def _some_ahead(self: upstream.OfYouMail) -> tuple[Any, ...]:
+    """Let one voicemail in three be a day ahead of the provider's clock."""
+
+    def ahead(chance: Any, account: str) -> None:
+        now_ms = int(self.clock() * 1000)
+        self.simulator.leave_voicemail(
+            account, preview=self.version(), at_ms=now_ms + 86_400_000, visible_at_ms=now_ms
+        )
+        # What says that something changed goes by the provider's clock.
+        self.simulator.set_stamp(account, "entry", now_ms)
+
+    return (self._leave, self._leave, ahead)
+
+
+def _trash_or_restore(self: upstream.OfYouMail) -> tuple[Any, ...]:
+    return (self._trash, self._restore)
+
+
+def _alike(self: upstream.OfYouMail) -> tuple[Any, ...]:
+    """Every account gets a contact of one id, one content and one instant."""
+
+    def add(chance: Any, account: str) -> None:
+        name, first = self.version(), 1000 + self._seen
+        for member in self.members:
+            self.simulator._ids = count(first)
+            self.simulator.add_contact(member.id, firstName=name)
+
+    return (add,)
+
+
+def _behind(
+    self: upstream.OfIntelli, clock: Callable[[], float], chance: Any, of: Scenario
+) -> None:
+    """Make a provider whose clock is ten minutes behind."""
+    upstream.Upstream.__init__(self, lambda: clock() - 600, chance, of)
+
+
+class Neighbours(Run):
+    """Beside what works there are a connection and accounts that do not."""
+
+    def _register(self) -> None:
+        super()._register()
+        table = self.world.deployed.table
+        client("dynamodb").put_item(
+            TableName=table, Item={"pk": {"S": "connection"}, "sk": {"S": "a-bad"}}
+        )
+        for one in self.upstreams:
+            where = items.key(f"shard#{one.name}#0", "0-bad")
+            broken = {**where, "settings": {"S": "{"}}
+            client("dynamodb").put_item(TableName=table, Item=broken)
+            where = items.key(f"shard#{one.name}#0", "00-bad")
+            sealed = {**where, "credential": {"B": b"not sealed"}}
+            client("dynamodb").put_item(TableName=table, Item=sealed)
+
+    def unrest(self) -> list[str]:
+        return [one for one in super().unrest() if "-bad" not in one]
+
+
+class Truthful(Run):
+    """Nothing is told to be deleted that was not."""
+
+    def go(self) -> Run:
+        super().go()
+        gone = {(one.account, one.id) for _, one in self.changes() if one.kind == "deleted"}
+        for event in self.deliveries():
+            body: Any = event["body"]
+            if body["change"] == "deleted" and (event["ownerId"], body["recordId"]) not in gone:
+                raise Broken(f"{body['recordId']} was told to be deleted")
+        return self
+
+
+class Outage(Truthful):
+    """For three minutes a provider lists nothing, and says nothing of that."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        for one in self.upstreams:
+            one.simulator.handle = partial(self._listed, one.simulator.handle)
+
+    def _listed(self, handle: Callable[..., Any], *asked: Any) -> Any:
+        status, headers, content = handle(*asked)
+        since_ms = self.world.now_ms - world.START_MS
+        if status == 200 and 120_000 < since_ms < 300_000:
+            content = json.dumps({"data": [], "has_more": False, "next_cursor": None}).encode()
+        return status, headers, content
+
+
+class Later(Run):
+    """An hour passes before the promises are checked."""
+
+    def heal(self) -> None:
+        super().heal()
+        for _ in range(61):
+            self.minute()
+
+
+_WRITE = (
+    "self._commit(replace(next_state, outbox=tuple(events), seq=seq), records)\n"
+    "        self._publish_outbox()"
+)
+_PUBLISH = "self._counts['events'] += self._world.topic.publish(events)"
+_COMMIT = "self._commit(replace(next_state, seq=seq), records)"
+_DELTA = drain.Delta
+
+OUTBOX: dict[str, Plant] = {
+    "commit_then_publish": Plant(
+        "The cursor is written without an outbox, then the events are published.",
+        (edit(_DELTA, "_write", (_WRITE, f"{_COMMIT}; {_PUBLISH}")),),
+        harsh("youmail", "intelli"),
+        budget=100,
+    ),
+    "publish_then_commit": Plant(
+        "Events are published before they are written down.",
+        (edit(_DELTA, "_write", (_WRITE, f"{_PUBLISH}; {_COMMIT}")),),
+        harsh("youmail", "ringcentral"),
+    ),
+    "publish_then_commit_random": Plant(
+        "Events are published before they are written down, and their ids are random.",
+        (
+            edit(_DELTA, "_write", (_WRITE, f"{_PUBLISH}; {_COMMIT}")),
+            edit(Composer, "_uuid", ("str(uuid.uuid5(NAMESPACE, name))", "str(uuid.uuid4())")),
+        ),
+        harsh("youmail", "ringcentral"),
+    ),
+    "outbox_cleared_first": Plant(
+        "The outbox is cleared, then its events are published.",
+        (
+            edit(
+                _DELTA,
+                "_publish_outbox",
+                (
+                    'self._counts["events"] += self._world.topic.publish(self._state.outbox)\n'
+                    "        self._commit(replace(self._state, outbox=()))",
+                    "outbox = self._state.outbox; self._commit(replace(self._state, outbox=())); "
+                    "self._world.topic.publish(outbox)",
+                ),
+            ),
+        ),
+        harsh("youmail", "intelli"),
+        budget=250,
+    ),
+    "outbox_overwritten": Plant(
+        "What the last worker left unpublished is overwritten by the next decision.",
+        (
+            edit(
+                _DELTA,
+                "_run",
+                ("self._publish_outbox()", "self._state = replace(self._state, outbox=())"),
+            ),
+        ),
+        harsh("youmail", "intelli"),
+        budget=100,
+    ),
+    "refused_entries_ignored": Plant(
+        "Entries of a batch that SNS refuses are taken for published.",
+        (edit(queues.Topic, "publish", ('if answer.get("Failed"):', "if False:")),),
+        of("youmail", "ringcentral", minutes=3, mutations=12),
+        where=REFUSING,
+    ),
+    "id_without_content": Plant(
+        "An id is made of neither the content nor the revision.",
+        (edit(Composer, "_uuid", ("change.digest,", ""), ("change.rev - 1,", "")),),
+        quiet("youmail", minutes=5, mutations=12),
+        where=(youmail_of("entry"),),
+    ),
+    "id_of_content": Plant(
+        "An id is made of the content only: what comes back has the id that it had before.",
+        (
+            edit(
+                Composer,
+                "_uuid",
+                ("change.rev - 1,", ""),
+                ("change.row.updated_at,", ""),
+            ),
+        ),
+        quiet("youmail", minutes=8, mutations=16),
+        where=(youmail_of("entry"), put(upstream.OfYouMail, "operations", _trash_or_restore)),
+    ),
+    "id_without_account": Plant(
+        "An id is made without the account.",
+        (edit(Composer, "_uuid", ("self._account,", "")),),
+        quiet("youmail", accounts=2, minutes=3, mutations=6, backfill=True),
+        where=(youmail_of("contact"), put(upstream.OfYouMail, "operations", _alike)),
+    ),
+    "unlike_rows_of_one_id": Plant(
+        "A row that is listed twice in one drain is decided twice.",
+        (edit(decide, "decide", ("_latest(rows)", "rows")),),
+        of("ringcentral", minutes=3, mutations=12, moving=0.4),
+        where=SMALL,
+    ),
+}
+
+CURSOR: dict[str, Plant] = {
+    "no_overlap": Plant(
+        "A delta starts where the last one got to.",
+        (edit(decide, "start", ("since_ms = min(", "since_ms = reached_ms or min(")),),
+        of("youmail", "intelli", minutes=3, mutations=10),
+    ),
+    "first_page_only": Plant(
+        "A list is taken to have one page.",
+        (edit(_DELTA, "_drain", ("if not page.resume:", "if True:")),),
+        of("youmail", "kirimdev", "ringcentral", mutations=8, reconciles=False),
+        where=SMALL,
+    ),
+    "page_by_page": Plant(
+        "The cursor moves with each page of a list that is newest first.",
+        (
+            edit(
+                _DELTA,
+                "_write_part",
+                (
+                    "replace(self._state, drain=drain))",
+                    "replace(self._state, drained_ms=drain.began_ms, "
+                    "reached_ms=max(drain.newest_ms, self._state.reached_ms), "
+                    "previous_ms=drain.newest_ms, place=pages[-1].cursor))",
+                ),
+            ),
+        ),
+        of("ringcentral", "kirimdev", minutes=4, mutations=12, reconciles=False),
+        where=(*SMALL, put(drain, "ROWS_MAX", 1)),
+    ),
+    "own_clock": Plant(
+        "The cursor is the time of our own clock.",
+        (
+            edit(
+                _DELTA,
+                "_drain",
+                ("decide.newest_ms(page.rows, clock_ms)", "self._world.clock()"),
+            ),
+        ),
+        quiet("intelli", minutes=4, mutations=8),
+        where=(put(upstream.OfIntelli, "__init__", _behind),),
+    ),
+    "future_row": Plant(
+        "A row of the future moves the cursor beyond all that follow.",
+        (edit(decide, "newest_ms", ("min(row.at_ms, clock_ms)", "row.at_ms")),),
+        quiet("youmail", minutes=10, mutations=14, reconciles=False),
+        where=(youmail_of("entry"), put(upstream.OfYouMail, "operations", _some_ahead)),
+    ),
+    "no_fence": Plant(
+        "A stream is written without looking whether another worker did.",
+        (
+            edit(
+                state,
+                "cursor_update",
+                (
+                    '"ConditionExpression": fence',
+                    '"ConditionExpression": fence + " OR attribute_exists(pk) "'
+                    '"OR attribute_not_exists(pk)"',
+                ),
+            ),
+        ),
+        of(
+            "youmail",
+            "kirimdev",
+            "ringcentral",
+            minutes=3,
+            mutations=12,
+            knobs=Knobs(stale=0.2, twice=0.6, doubled=0.3),
+        ),
+    ),
+    "stale_records": Plant(
+        "Records are read eventually consistent.",
+        (edit(state.State, "_batch_get", ('"ConsistentRead": True', '"ConsistentRead": False')),),
+        of(
+            "youmail",
+            "kirimdev",
+            "ringcentral",
+            minutes=3,
+            mutations=12,
+            knobs=Knobs(stale=0.6, twice=0.3, doubled=0.3),
+        ),
+    ),
+    "older_dropped": Plant(
+        "A row that is older than its record is dropped as stale.",
+        (
+            edit(
+                decide,
+                "_beside",
+                (
+                    "row.rank < old.rank:",
+                    "(row.rank < old.rank or 0 < row.at_ms < old.at_ms):",
+                ),
+            ),
+        ),
+        quiet("youmail", minutes=3, mutations=8),
+        where=(youmail_of("contact"),),
+    ),
+    "last_sync_token": Plant(
+        "Of a full list the sync token of its last page is kept.",
+        (edit(ringcentral, "_listed", ("token = token or sync.token", "token = sync.token")),),
+        of("ringcentral", minutes=3, mutations=10, moving=0.6, reconciles=False),
+        where=SMALL,
+    ),
+    "since_is_newest": Plant(
+        "Intelli's pages go on from newestMessageTimestamp.",
+        (
+            edit(
+                intelli.Intelli,
+                "delta",
+                (
+                    "answer = _read(fetch(_request(account, since)))",
+                    "response = fetch(_request(account, since)); answer = _read(response); "
+                    'newest = int(response.json().get("newestMessageTimestamp") or 0)',
+                ),
+                (
+                    "since, second, until = _onward(answer, since)",
+                    "since, second, until = "
+                    "(newest if answer.more and newest > since else None), None, -1",
+                ),
+            ),
+        ),
+        of("intelli", minutes=6, mutations=25, moving=0.1, knobs=Knobs(lost=0.8)),
+        where=SMALL,
+    ),
+}
+
+MARKS: dict[str, Plant] = {
+    "settled_at_once": Plant(
+        "A mark goes with the first drain, without waiting for rows that show up later.",
+        (edit(marks, "settled", (">= overlap_s * 1000", ">= 0")),),
+        quiet("youmail", moving=0.4, minutes=2, mutations=1),
+        where=(put(upstream, "YouMail", late_youmail), youmail_of("entry", "contact")),
+    ),
+    "lost_job_lost_for_ever": Plant(
+        "A check keeps what it saw and notes nothing as pending.",
+        (edit(state.State, "note_step", ("if step.pending:", "if step.pending and not (sets):")),),
+        harsh("youmail", "ringcentral", reconciles=False),
+    ),
+    "pending_not_queued_again": Plant(
+        "What is pending is queued once, not by later checks.",
+        (
+            edit(
+                pipeline,
+                "_note_answer",
+                (
+                    "if step is None:\n        return standing.pending",
+                    "if step is None:\n        return ()",
+                ),
+                ("standing.pending | set(step.pending)", "set(step.pending)"),
+            ),
+        ),
+    ),
+    "settles_everything": Plant(
+        "A drain takes away everything that is pending, of other streams as well.",
+        (
+            edit(
+                state.State,
+                "settle",
+                ('"DELETE pending :pending"', '"REMOVE pending"'),
+                (
+                    '{":pending": {"SS": sorted(elements)}},',
+                    '{":pending": {"SS": sorted(elements)}}, '
+                    '" AND (attribute_exists(pk) OR pending = :pending)",',
+                ),
+            ),
+        ),
+        harsh("youmail", streams=3, mutations=14),
+        budget=200,
+    ),
+    "compared_by_order": Plant(
+        "A mark has to be greater than the one before, not just another.",
+        (edit(marks, "step", ("before.get(stream) != mark", 'mark > before.get(stream, "")')),),
+        quiet("kirimdev", "ringcentral", reconciles=False),
+    ),
+    "validator_trusted": Plant(
+        "A validator is always trusted.",
+        (put(due, "distrusts", lambda *args: False),),
+        quiet("youmail", minutes=6, mutations=4),
+        where=(LYING,),
+        run=Later,
+    ),
+    "job_id_without_instant": Plant(
+        "Two jobs of one stream have one deduplication id, whatever they are for.",
+        (edit(queues, "_delta_entry", ('f"{group}-{job.due_ms}"', "group")),),
+        quiet("youmail", minutes=8, mutations=12, reconciles=False),
+        where=(
+            youmail_of("contact"),
+            put(upstream.OfYouMail, "operations", lambda self: (self._add,)),
+            put(invariants, "FRESH_MS", 130_000),
+        ),
+    ),
+}
+
+DELETIONS: dict[str, Plant] = {
+    "never_listed": Plant(
+        "Nothing is ever listed from end to end.",
+        (put(due, "reconciles", lambda *args: False),),
+        of("youmail", "kirimdev", reconciles=True, minutes=3, mutations=8),
+    ),
+    "listed_if_changed": Plant(
+        "A stream is listed from end to end only when something changed.",
+        (edit(pipeline, "_delta_jobs", ("if elements or full:", "if elements:")),),
+        of("youmail", "kirimdev", reconciles=True, minutes=3, mutations=8),
+    ),
+    "one_sighting": Plant(
+        "What is missing from one list was deleted.",
+        (edit(decide, "decide_missing", ("if not record.missing_ms:", "if False:")),),
+        quiet("kirimdev", minutes=6, mutations=20, moving=0.6),
+        where=(*SMALL, OFTEN),
+        run=Truthful,
+        budget=120,
+    ),
+    "mass_unguarded": Plant(
+        "An outage that lists nothing is taken for the deletion of everything.",
+        (edit(decide, "decide_missing", ("mass = stream.guarded and", "mass = False and")),),
+        quiet("kirimdev", reconciles=True, minutes=6, mutations=4),
+        where=(OFTEN, put(decide, "MISSING_MAX", 0)),
+        run=Outage,
+    ),
+    "tombstone_ignored": Plant(
+        "What a provider lists as deleted is passed over.",
+        (edit(decide, "_kind", ('return "" if silent else "deleted"', 'return ""')),),
+        quiet("youmail", minutes=5, mutations=10),
+        where=(youmail_of("entry"), put(upstream.OfYouMail, "operations", _trash_or_restore)),
+    ),
+    "account_back": Plant(
+        "A write brings an account back that was removed.",
+        (
+            edit(
+                state.State,
+                "_update_account",
+                (
+                    'f"attribute_exists(pk){condition}"',
+                    'f"(attribute_exists(pk) OR attribute_not_exists(pk)){condition}"',
+                ),
+            ),
+        ),
+        of("youmail", "intelli", accounts=2, removes=True, minutes=3, mutations=8),
+    ),
+}
+
+OTHERS: dict[str, Plant] = {
+    "bad_connection_stops": Plant(
+        "The schedule stops at the first connection that cannot be read.",
+        (
+            edit(
+                state.State,
+                "connections",
+                ("except (Misconfigured, KeyError, ValueError):", "except ZeroDivisionError:"),
+            ),
+        ),
+        of("youmail"),
+        run=Neighbours,
+    ),
+    "bad_account_stops": Plant(
+        "A check stops at the first account that it cannot ask for.",
+        (
+            edit(
+                pipeline,
+                "_due_accounts",
+                ("except Misconfigured as error:", "except ZeroDivisionError as error:"),
+            ),
+        ),
+        of("youmail", "kirimdev"),
+        run=Neighbours,
+    ),
+    "bad_standing_stops": Plant(
+        "A shard stops at the first account that cannot be read.",
+        (
+            edit(
+                state.State,
+                "shard",
+                (
+                    "except (KeyError, ValueError, TypeError, AttributeError):",
+                    "except ZeroDivisionError:",
+                ),
+            ),
+        ),
+        of("youmail"),
+        run=Neighbours,
+    ),
+    "no_permission": Plant(
+        "The role of the deltas may not publish.",
+        (template(without("sns:Publish")),),
+    ),
+    "token_of_another": Plant(
+        "Accounts share the token that the first of them got.",
+        (
+            edit(
+                Pollwire,
+                "_token",
+                (
+                    "self.tokens.setdefault((connection, owner, of), new)",
+                    'self.tokens.setdefault((connection, "", ""), new)',
+                ),
+            ),
+        ),
+        of("youmail", "ringcentral", accounts=2, streams=3, minutes=3, mutations=6),
+    ),
+    "unsealed": Plant(
+        "Credentials lie in the table as they are.",
+        (
+            put(Sealer, "seal", lambda self, values, *names: json.dumps(dict(values)).encode()),
+            put(Sealer, "open", lambda self, sealed, *names: json.loads(sealed)),
+        ),
+    ),
+}
+
+PLANTS: dict[str, Plant] = {**OUTBOX, **CURSOR, **MARKS, **DELETIONS, **OTHERS}

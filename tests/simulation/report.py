@@ -1,0 +1,100 @@
+"""
+What many runs were, added up.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from tests.simulation import scenario
+from tests.simulation.scenario import Run, Scenario
+from tests.simulation.world import Broken
+
+#: Runs between two collections of garbage: what a run leaves behind is in circles.
+COLLECT_EVERY = 200
+
+_COUNTS = re.compile(r'"counts": ?(\{[^}]*\})')
+
+
+@dataclass
+class Report:
+    """
+    What became of some runs.
+
+    Attributes:
+        reached: How often each thing of note happened.
+
+        failures: Replay and reason of each run in which a promise was broken.
+    """
+
+    runs: int = 0
+    cpu_s: float = 0.0
+    steps: int = 0
+    events: int = 0
+    repeats: int = 0
+    injected: Counter[str] = field(default_factory=Counter)
+    reached: Counter[str] = field(default_factory=Counter)
+    used: set[tuple[str, str]] = field(default_factory=set)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, other: Report) -> None:
+        self.runs += other.runs
+        self.cpu_s += other.cpu_s
+        self.steps += other.steps
+        self.events += other.events
+        self.repeats += other.repeats
+        self.injected += other.injected
+        self.reached += other.reached
+        self.used |= other.used
+        self.failures += other.failures
+
+    def note(self, run: Run, replay: str, failure: BaseException | None) -> None:
+        """Add a run, broken or not."""
+        world = run.world
+        self.runs += 1
+        self.steps += world.steps
+        self.injected += world.injected
+        self.reached += world.reached
+        self.used |= world.used
+        told = [str(event["uuid"]) for event in run.deliveries()]
+        self.events += len(set(told))
+        self.repeats += len(told) - len(set(told))
+        swallowed = world.reached["published"] - len(told)
+        self.reached["published again within 5 minutes"] += max(swallowed, 0)
+        for counts in _COUNTS.findall(run.lambdas.logs.getvalue()):
+            self.reached += Counter({f"count: {k}": v for k, v in json.loads(counts).items()})
+        if failure is not None:
+            self.failures.append((replay, f"{type(failure).__name__}: {failure}"))
+
+
+def perform(
+    report: Report, family: str, given: Scenario, plan: Mapping[int, str] | None = None
+) -> None:
+    """Do one run and add it to a report; what breaks a promise becomes a failure in it."""
+    run, failure = Run(given, plan), None
+    began_s = time.process_time()
+    try:
+        run.go()
+    except Broken as error:
+        failure = error
+    except Exception as error:  # noqa: BLE001 - a bug in the simulation is to be seen as one
+        failure = error
+    report.cpu_s += time.process_time() - began_s
+    planned = ",".join(f"{step}={fault}" for step, fault in (plan or {}).items())
+    report.note(run, f"{family}:{given.seed}" + (f":{planned}" if planned else ""), failure)
+    if report.runs % COLLECT_EVERY == 0:
+        gc.collect()
+
+
+def many(family: str, seeds: Iterable[int]) -> Report:
+    """Do the runs of a family with some seeds."""
+    report = Report()
+    for seed in seeds:
+        perform(report, family, getattr(scenario, family)(seed))
+    return report

@@ -1,0 +1,63 @@
+"""
+Small scenarios in which a fault is put at every step, and every pair of faults at every two steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+
+from tests.simulation.scenario import Run, Scenario
+from tests.simulation.world import (
+    CRASH_AFTER,
+    CRASH_BEFORE,
+    DUPLICATE,
+    ERROR_AFTER,
+    ERROR_BEFORE,
+    FAULTS,
+)
+
+Plan = Mapping[int, str]
+
+#: One for each provider; what happens in them is drawn from their seeds.
+STORIES = tuple(
+    Scenario(
+        seed,
+        upstreams=(name,),
+        streams=1,
+        minutes=3,
+        mutations=3,
+        moving=0.0,
+        reconciles=False,
+        backfill=backfill,
+    )
+    for name in ("youmail", "intelli", "ringcentral", "kirimdev")
+    for seed, backfill in ((3, True), (4, False))
+)
+
+#: Pairs of faults that have to be survived together.
+PAIRS = (
+    (CRASH_AFTER, CRASH_BEFORE),
+    (ERROR_AFTER, CRASH_AFTER),
+    (DUPLICATE, ERROR_BEFORE),
+    (CRASH_BEFORE, ERROR_AFTER),
+)
+
+
+def steps(story: Scenario) -> int:
+    """Count the steps of a story in which nothing goes wrong."""
+    return Run(story, {}).go().harmed
+
+
+def singles(story: Scenario) -> Iterator[Plan]:
+    """Name every way in which one thing goes wrong."""
+    for step in range(steps(story)):
+        for fault in FAULTS:
+            yield {step: fault}
+
+
+def pairs(story: Scenario) -> Iterator[Plan]:
+    """Name every way in which two things go wrong, one after the other."""
+    for early, late in combinations(range(steps(story)), 2):
+        for one, other in PAIRS:
+            yield {early: one, late: other}
