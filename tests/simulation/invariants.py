@@ -76,6 +76,7 @@ def histories(run: Run) -> dict[Key, list[dict[str, Any]]]:
     told = events(run)
     identity(told)
     order(told)
+    truth(run, told)
     completeness(run, told)
     return told
 
@@ -127,6 +128,18 @@ def _require_progress(key: Key, news: list[dict[str, Any]]) -> None:
         same = before["body"].get("record") == after["body"].get("record")
         flat = "record" not in after["body"]
         require(flat or not same or len(set(kinds)) == 2, f"I3: {key} was told twice: {kinds}")
+
+
+def truth(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
+    """I1: what was told to be deleted was deleted; a false alarm heals, and is one nevertheless."""
+    gone = {
+        (upstream.name, change.account, change.stream, change.id)
+        for upstream, change in run.changes()
+        if change.kind == "deleted"
+    }
+    for key, found in told.items():
+        deleted = [one for one in found if one["body"]["change"] == "deleted"]
+        require(not deleted or key in gone, f"I1: {key} was told to be deleted and never was")
 
 
 def completeness(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:

@@ -8,6 +8,7 @@ import importlib.util
 import io
 import itertools
 import json
+import logging
 import os
 import sys
 from collections import defaultdict
@@ -188,7 +189,9 @@ class Lambda:
             return self._warm[spec.name].pop()
         module = _spare[spec.stage].pop() if _spare[spec.stage] else _load(spec.stage)
         self._made.append((spec.stage, module))
-        module.logger.setLevel("WARNING" if self.world.is_terse else "INFO")
+        level = logging.WARNING if self.world.is_terse else logging.INFO
+        if module.logger.log_level != level:
+            module.logger.setLevel(level)
         for handler in module.logger.handlers:
             handler.setStream(self.logs)
         container = Container(module, self.pollwire())

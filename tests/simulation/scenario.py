@@ -133,17 +133,17 @@ def swarm(seed: int) -> Scenario:
         late=sometimes(0.2),
         refused=sometimes(0.2),
     )
-    is_large = chance.random() < 0.02
+    is_large = chance.random() < 0.01
     return Scenario(
         seed,
         upstreams=tuple(chance.sample(names, chance.choice((1, 2)) if is_large else 1)),
         accounts=chance.choice((1, 2)) if is_large else 1,
         streams=3 if is_large else 1,
-        minutes=chance.randrange(2, 6) if is_large else chance.choice((1, 1, 2)),
+        minutes=chance.randrange(2, 6) if is_large else chance.choice((1, 1, 1, 2)),
         mutations=chance.randrange(2, 9) if is_large else chance.randrange(1, 4),
         interval_s=20 if is_large else 60,
         moving=sometimes(0.2),
-        reconciles=chance.random() < 0.15,
+        reconciles=chance.random() < 0.12,
         backfill=chance.random() < 0.6,
         knobs=knobs,
     )
