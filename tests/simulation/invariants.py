@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from pollwire.events import digest
 from pollwire.items import record_sk
 from pollwire.model import DeltaJob, Record, Row, Start, Stream
+from pollwire.providers.kirimdev import RANKS
 
 from tests.simulation.upstream import CANARY, Upstream
 from tests.simulation.world import Broken
@@ -77,6 +78,7 @@ def histories(run: Run) -> dict[Key, list[dict[str, Any]]]:
     identity(told)
     order(told)
     truth(run, told)
+    statuses(run, told)
     completeness(run, told)
     return told
 
@@ -140,6 +142,22 @@ def truth(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
     for key, found in told.items():
         deleted = [one for one in found if one["body"]["change"] == "deleted"]
         require(not deleted or key in gone, f"I1: {key} was told to be deleted and never was")
+
+
+def statuses(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
+    """I2 of watched messages: no status goes back; and, if nothing goes wrong, the last is told."""
+    for upstream in run.upstreams:
+        for change in upstream.journal if upstream.watches else ():
+            if change.stream != "message-status":
+                continue
+            key = (upstream.name, change.account, change.stream, change.id)
+            said = [one["body"]["record"]["status"] for one in first(told.get(key, []))]
+            ranks = [RANKS[one] for one in said]
+            require(ranks == sorted(ranks), f"I2: {key} went back: {said}")
+            held = upstream.simulator._accounts[change.account].messages[change.id]
+            if run.scenario.is_calm and change.account != run.removed:
+                now = held.fields["status"]
+                require(said and said[-1] == now, f"I1: {key} is {now}, told was {said}")
 
 
 def completeness(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
@@ -271,7 +289,7 @@ def bounds(run: Run) -> None:
     """I11: nobody is hammered."""
     minutes = (run.world.now_ms - 1_800_000_000_000) / 60_000 + 1
     for host, number in run.requests.items():
-        most = REQUESTS_MAX * minutes * run.scenario.accounts
+        most = REQUESTS_MAX * minutes * run.scenario.accounts * (3 if run.scenario.watches else 1)
         require(number <= most, f"I11: {number} requests to {host} in {minutes:.0f} minutes")
 
 

@@ -12,13 +12,21 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from pollwire import due, marks
-from pollwire.errors import Malformed, PollwireError, RateLimited, Rejected, Unavailable
+from pollwire.errors import (
+    Conflict,
+    Malformed,
+    PollwireError,
+    RateLimited,
+    Rejected,
+    Unavailable,
+)
 from pollwire.http import Hosts
 from pollwire.model import Connection, Request, Response
 from pollwire.providers import registered
@@ -29,6 +37,9 @@ from tests.simulation.deployed import deployed
 from tests.simulation.lambdas import MINUTE_MS, NEVER_MS, Lambda
 from tests.simulation.upstream import CANARY, UPSTREAMS, Member, Told, Upstream
 from tests.simulation.world import FAULTS, START_MS, Broken, Knobs, World
+
+#: Messages are watched so long after the last of them may have changed.
+WATCHED_MS = 150_000
 
 #: Rows show up so long after they were made, at most.
 LATE_MS = 100_000
@@ -68,6 +79,8 @@ class Scenario:
             ``silent``; empty for an account that is well.
 
         removes: One account is removed in the midst of it all.
+
+        watches: Messages are sent and watched.
     """
 
     seed: int
@@ -82,6 +95,7 @@ class Scenario:
     backfill: bool = True
     sick: str = ""
     removes: bool = False
+    watches: bool = False
     knobs: Knobs = field(default_factory=Knobs)
 
     @property
@@ -105,6 +119,7 @@ def calm(seed: int) -> Scenario:
         moving=chance.choice((0.0, 0.3)),
         reconciles=False,
         backfill=chance.random() < 0.5,
+        watches=chance.random() < 0.5,
     )
 
 
@@ -145,6 +160,7 @@ def swarm(seed: int) -> Scenario:
         moving=sometimes(0.2),
         reconciles=chance.random() < 0.12,
         backfill=chance.random() < 0.6,
+        watches=chance.random() < 0.1,
         knobs=knobs,
     )
 
@@ -242,6 +258,7 @@ class Run:
     def _register(self) -> None:
         pollwire = self.lambdas.pollwire()
         for upstream in self.upstreams:
+            upstream.watch = self._watching(upstream)
             connection = upstream.connection()
             pollwire.state.put_connection(connection)
             for member in upstream.members:
@@ -402,7 +419,21 @@ class Run:
     def mutate(self) -> None:
         """Let something happen at one of the providers."""
         self._mutated_ms = self.world.now_ms
+        # What is done from outside is no step of the process that happens to be at work.
+        current, self.world.current = self.world.current, None
         self.world.chance.choice(self.upstreams).mutate(self.world.chance)
+        self.world.current = current
+
+    def _watching(self, upstream: Upstream) -> Callable[[str, str], None]:
+        end_ms = START_MS + self.scenario.minutes * MINUTE_MS + WATCHED_MS
+        pollwire = self.lambdas.pollwire()
+
+        def watch(account: str, identity: str) -> None:
+            # One that was removed meanwhile is watched no more.
+            with suppress(Conflict):
+                pollwire.state.watch(upstream.name, 0, account, identity, end_ms)
+
+        return watch
 
     # What goes on
 

@@ -64,7 +64,7 @@ class Upstream:
     Attributes:
         streams: Those whose content is compared in the end.
 
-        shown: Ids by stream that were ever made.
+        watch: Has an eye on an id of an account.
     """
 
     name = ""
@@ -78,6 +78,8 @@ class Upstream:
         self.simulator: Any = None
         self.journal: list[Told] = []
         self.members: list[Member] = []
+        self.watches = scenario.watches
+        self.watch: Callable[[str, str], None] = lambda account, identity: None
         self._seen = 0
         self.interval_s, self.reconciles = scenario.interval_s, scenario.reconciles
         self._make(chance, scenario.accounts)
@@ -395,8 +397,18 @@ class OfKirimdev(Upstream):
 
     def operations(self) -> tuple[Operation, ...]:
         always = (self._begin, self._inbound, self._assign, self._assign_back, self._status)
+        if self.watches:
+            return (*always, self._send, self._progress, self._progress)
         # Only a full listing shows what these did.
         return (*always, self._read, self._delete) if self.reconciles else always
+
+    def _send(self, chance: Chance, account: str) -> None:
+        if one := self._pick(chance, account):
+            self.watch(account, self.simulator.send(one))
+
+    def _progress(self, chance: Chance, account: str) -> None:
+        if one := self.pick(chance, account, "message-status"):
+            self.simulator.set_message_status(one, chance.choice(("sent", "delivered", "read")))
 
     def _begin(self, chance: Chance, account: str) -> None:
         self.simulator.new_conversation(account)
