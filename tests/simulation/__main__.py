@@ -11,18 +11,21 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import re
 import sys
 import time
-from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing import get_context
+from typing import NoReturn
 
 from tests.simulation import scenario
 from tests.simulation.report import Report, perform
 from tests.simulation.scenario import Run
+from tests.simulation.stories import STORIES
 from tests.simulation.world import FAULTS
 
 #: Families of scenarios, and how many of eight runs are of them.
-MIX = ("swarm", "swarm", "swarm", "swarm", "swarm", "swarm", "calm", "neighbours")
+MIX = ("swarm", "swarm", "swarm", "swarm", "swarm", "paged", "calm", "neighbours")
 
 #: Failures that are printed; the others are counted.
 SHOWN = 20
@@ -38,10 +41,11 @@ def main() -> int:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text or 60)
-    if not 0 < seconds <= 86_400:
-        raise argparse.ArgumentTypeError("SECONDS: more than 0, at most 86400")
-    return seconds
+    with suppress(ValueError):
+        seconds = float(text or 60)
+        if 0 < seconds <= 86_400:
+            return seconds
+    raise argparse.ArgumentTypeError("SECONDS: a number, more than 0, at most 86400")
 
 
 def _explore(seconds: float, seed: int) -> int:
@@ -85,12 +89,7 @@ def _print(report: Report, workers: int, seconds: float) -> None:
 
 
 def _replay(text: str) -> int:
-    family, _, rest = text.partition(":")
-    seed, _, faults = rest.partition(":")
-    if family not in set(MIX) or not seed.isdecimal():
-        print(f"REPLAY: {', '.join(sorted(set(MIX)))}, a colon, a seed", file=sys.stderr)
-        return 2
-    run = Run(getattr(scenario, family)(int(seed)), _plan(faults))
+    run = _asked(text)
     print(run.scenario)
     try:
         run.go()
@@ -99,18 +98,36 @@ def _replay(text: str) -> int:
         print(run.lambdas.logs.getvalue())
         print(f"FAILED {type(error).__name__}: {error}")
         return 1
+    beyond = [step for step in run.world.plan or () if step >= run.harmed]
+    if beyond:
+        print(f"REPLAY: it heals after {run.harmed} steps; {beyond[0]} is none", file=sys.stderr)
+        return 2
     print(f"nothing was broken in {run.world.steps} steps")
     return 0
 
 
-def _plan(text: str) -> Mapping[int, str] | None:
-    if not text:
-        return None
-    pairs = [one.partition("=") for one in text.split(",")]
-    wrong = [fault for _, _, fault in pairs if fault not in FAULTS]
-    if wrong:
-        raise SystemExit(f"REPLAY: {wrong[0]} is none of {', '.join(FAULTS)}")
-    return {int(step): fault for step, _, fault in pairs}
+def _asked(text: str) -> Run:
+    """Read what is to be replayed: family, seed and, for planned faults, steps."""
+    family, _, rest = text.partition(":")
+    seed, _, faults = rest.partition(":")
+    families = ("story", *dict.fromkeys(MIX))
+    if family not in families or not re.fullmatch("-?[0-9]{1,18}", seed):
+        _refuse(f"{text!r:.60} is no family ({', '.join(families)}), a colon and a seed")
+    plan: dict[int, str] = {}
+    for one in faults.split(",") if faults else ():
+        step, _, fault = one.partition("=")
+        if not re.fullmatch("[0-9]{1,9}", step) or fault not in FAULTS:
+            _refuse(f"{one!r:.60} is no step with a fault, as 41=crash_after; {', '.join(FAULTS)}")
+        plan[int(step)] = fault
+    if family == "story":
+        found = {one.seed: one for one in STORIES}.get(int(seed)) or _refuse("no such story")
+        return Run(found, plan)
+    return Run(getattr(scenario, family)(int(seed)), plan or None)
+
+
+def _refuse(reason: str) -> NoReturn:
+    print(f"REPLAY: {reason}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 if __name__ == "__main__":

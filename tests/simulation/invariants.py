@@ -63,6 +63,7 @@ def check(run: Run) -> None:
         Broken: Names the promise, and what breaks it.
     """
     told = histories(run)
+    unprompted(run, told)
     secrecy(run)
     accounting(run)
     silence(run)
@@ -125,6 +126,9 @@ def order(told: dict[Key, list[dict[str, Any]]]) -> None:
 
 
 def _require_progress(key: Key, news: list[dict[str, Any]]) -> None:
+    told = [one["body"]["change"] for one in news]
+    require("created" not in [b for a, b in pairwise(told) if a != "deleted"], f"I2: {key}: {told}")
+    require({b for a, b in pairwise(told) if a == "deleted"} <= {"created"}, f"I2: {key}: {told}")
     for before, after in pairwise(news):
         kinds = (before["body"]["change"], after["body"]["change"])
         same = before["body"].get("record") == after["body"].get("record")
@@ -243,6 +247,19 @@ def _require_baseline(run: Run, key: tuple[str, str, str], record: Record) -> No
         recorded.get(record_sk(record.id)) == record.digest,
         f"{where} changed after the baseline and was not told",
     )
+
+
+def unprompted(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
+    """What was there before an account was added is not told as new, unless that is wanted."""
+    if run.scenario.backfill:
+        return
+    made = {(one.name, told.account, told.stream, told.id) for one, told in run.changes()}
+    for key, found in told.items():
+        change = found[0]["body"]["change"]
+        require(
+            change != "created" or key in made or key[2] == "presence" or key[3].startswith("gap:"),
+            f"I1: {key} was there before and was told",
+        )
 
 
 def _gone(where: str, told: list[dict[str, Any]]) -> None:

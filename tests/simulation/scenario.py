@@ -13,12 +13,13 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
+from unittest import mock
 from urllib.parse import urlsplit
 
-from pollwire import due, marks
+from pollwire import drain, due, marks
 from pollwire.errors import (
     Conflict,
     Malformed,
@@ -29,7 +30,7 @@ from pollwire.errors import (
 )
 from pollwire.http import Hosts
 from pollwire.model import Connection, Request, Response
-from pollwire.providers import registered
+from pollwire.providers import intelli, kirimdev, registered, ringcentral, youmail
 from pollwire.world import World as Pollwire
 
 from tests.integration.system import Http
@@ -81,6 +82,9 @@ class Scenario:
         removes: One account is removed in the midst of it all.
 
         watches: Messages are sent and watched.
+
+        small: Pages, decisions, transactions and pending sets are full after a few things, and time
+            is short.
     """
 
     seed: int
@@ -96,6 +100,7 @@ class Scenario:
     sick: str = ""
     removes: bool = False
     watches: bool = False
+    small: bool = False
     knobs: Knobs = field(default_factory=Knobs)
 
     @property
@@ -164,6 +169,30 @@ def swarm(seed: int) -> Scenario:
         knobs=knobs,
     )
 
+
+def paged(seed: int) -> Scenario:
+    """Draw a scenario in which everything that has a size is full soon."""
+    chance = random.Random(seed ^ 0x9A6ED)
+    return replace(
+        swarm(seed),
+        small=True,
+        minutes=chance.randrange(1, 5),
+        mutations=chance.randrange(4, 16),
+        interval_s=chance.choice((20, 60)),
+    )
+
+
+#: What is small in a small scenario, so that a few things fill it.
+SIZES = (
+    (youmail, "PAGE_LENGTH", 2),
+    (kirimdev, "LIMIT", 2),
+    (ringcentral, "RECORDS", 2),
+    (intelli, "ROWS_MAX", 4),
+    (drain, "ROWS_MAX", 3),
+    (drain, "PUTS_MAX", 2),
+    (drain, "PAGE_MS", 59_700),
+    (marks, "PENDING_PER_STREAM_MAX", 2),
+)
 
 SICKNESSES: dict[str, PollwireError] = {
     "refused": Rejected("sim: 401"),
@@ -246,7 +275,10 @@ class Run:
         """Run it and check every promise."""
         from tests.simulation import invariants
 
-        with self.lambdas.installed():
+        with ExitStack() as stack:
+            stack.enter_context(self.lambdas.installed())
+            for module, name, size in SIZES if self.scenario.small else ():
+                stack.enter_context(mock.patch.object(module, name, size))
             self._register()
             self._harm()
             self.heal()

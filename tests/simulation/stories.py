@@ -31,8 +31,8 @@ STORIES = tuple(
         reconciles=False,
         backfill=backfill,
     )
-    for name in ("youmail", "intelli", "ringcentral", "kirimdev")
-    for seed, backfill in ((3, True), (4, False))
+    for number, name in enumerate(("youmail", "intelli", "ringcentral", "kirimdev"))
+    for seed, backfill in ((10 * number + 3, True), (10 * number + 4, False))
 )
 
 #: Pairs of faults that have to be survived together.

@@ -105,6 +105,14 @@ def test_random_faults_lose_nothing():
     require_whole(report)
 
 
+def test_pages_decisions_and_time_that_are_small_lose_nothing():
+    report = drawn("paged", FEW)
+
+    assert report.reached["count: unfinished"] > 20
+    assert report.reached["drain saved"] > 100
+    require_whole(report)
+
+
 def test_without_faults_and_listings_everything_is_told_soon():
     require_whole(drawn("calm", FEW))
 

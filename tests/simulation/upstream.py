@@ -82,6 +82,7 @@ class Upstream:
         self.watch: Callable[[str, str], None] = lambda account, identity: None
         self._seen = 0
         self.interval_s, self.reconciles = scenario.interval_s, scenario.reconciles
+        self.scenario = scenario
         self._make(chance, scenario.accounts)
         self.note()
         self.journal.clear()
@@ -237,7 +238,7 @@ class OfIntelli(Upstream):
     def _make(self, chance: Chance, accounts: int) -> None:
         self.simulator = Intelli(
             self.clock,
-            limit=100,
+            limit=4 if self.scenario.small else 100,
             cut=chance.choice(("lists", "union")),
             inclusive=chance.random() < 0.5,
             order=chance.choice(("time", "inserted")),
