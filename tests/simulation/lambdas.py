@@ -211,9 +211,13 @@ class Lambda:
 
         def work(process: Process) -> Any:
             context = Context(spec.name, lambda: process.deadline_ms - self.world.now_ms)
-            answer = container.module.handler(event, context)
-            if not process.dead:
-                self._warm[spec.name].append(container)
+            try:
+                answer = container.module.handler(event, context)
+            except BaseException:
+                # Nobody goes on with the memory of a process that died, in no other run either.
+                self._made.remove((spec.stage, container.module))
+                raise
+            self._warm[spec.name].append(container)
             return {} if answer is None else answer
 
         self.world.start(spec, work, ended, accounts)

@@ -113,7 +113,7 @@ class Scenario:
 
 def calm(seed: int) -> Scenario:
     """Draw a scenario without faults and listings by the clock: everything is told soon."""
-    chance = random.Random(seed)
+    chance = random.Random(f"calm {seed}")  # not what the run itself draws from
     names = [upstream.name for upstream in UPSTREAMS]
     return Scenario(
         seed,
@@ -130,14 +130,14 @@ def calm(seed: int) -> Scenario:
 
 def neighbours(seed: int) -> Scenario:
     """Draw a scenario of two accounts, one of which is sick or is removed."""
-    chance = random.Random(seed)
+    chance = random.Random(f"neighbours {seed}")  # not what the run itself draws from
     sick = chance.choice(("refused", "odd", "silent", ""))
     return replace(swarm(seed), accounts=2, sick=sick, removes=not sick)
 
 
 def swarm(seed: int) -> Scenario:
     """Draw a scenario: each knob is off or on, and then as strong as it is drawn."""
-    chance = random.Random(seed)
+    chance = random.Random(f"swarm {seed}")  # not what the run itself draws from
 
     def sometimes(most: float, probability: float = 0.5) -> float:
         return chance.random() * most if chance.random() < probability else 0.0

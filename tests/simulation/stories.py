@@ -4,7 +4,7 @@ Small scenarios in which a fault is put at every step, and every pair of faults 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 
 from tests.simulation.scenario import Run, Scenario
@@ -56,8 +56,8 @@ def singles(story: Scenario) -> Iterator[Plan]:
             yield {step: fault}
 
 
-def pairs(story: Scenario) -> Iterator[Plan]:
+def pairs(story: Scenario, faults: Iterable[tuple[str, str]] = PAIRS) -> Iterator[Plan]:
     """Name every way in which two things go wrong, one after the other."""
     for early, late in combinations(range(steps(story)), 2):
-        for one, other in PAIRS:
+        for one, other in faults:
             yield {early: one, late: other}
