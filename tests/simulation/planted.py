@@ -61,6 +61,13 @@ def rough(seed: int) -> Scenario:
     )
 
 
+def flapping(seed: int) -> Scenario:
+    """Draw calls that come and go between a check and its delta: those of the first seed do."""
+    return Scenario(
+        101_169 + seed, ("ringcentral",), streams=1, mutations=2, moving=0.3, reconciles=False
+    )
+
+
 @dataclass(frozen=True)
 class Plant:
     """
@@ -584,6 +591,17 @@ MARKS: dict[str, Plant] = {
         (edit(marks, "settled", (">= overlap_s * 1000", ">= 0")),),
         quiet("youmail", moving=0.4, minutes=2, mutations=1),
         where=(put(upstream, "YouMail", late_youmail), youmail_of("entry", "contact")),
+    ),
+    "settled_despite_news": Plant(
+        "A mark goes with a drain that saw something newer, which may be over again.",
+        (
+            edit(
+                drain.Delta,
+                "_finish",
+                ("decision.unsettled or news", "decision.unsettled"),
+            ),
+        ),
+        flapping,
     ),
     "lost_job_lost_for_ever": Plant(
         "A check keeps what it saw and notes nothing as pending.",
