@@ -598,7 +598,7 @@ MARKS: dict[str, Plant] = {
             edit(
                 drain.Delta,
                 "_finish",
-                ("decision.unsettled or news", "decision.unsettled"),
+                ("missing.unsettled or drain.news", "missing.unsettled"),
             ),
         ),
         flapping,
@@ -760,10 +760,10 @@ OTHERS: dict[str, Plant] = {
         (
             edit(
                 Pollwire,
-                "_token",
+                "account",
                 (
-                    "self.tokens.setdefault((connection, owner, of), new)",
-                    'self.tokens.setdefault((connection, "", ""), new)',
+                    "known = (connection.name, owner, sealed)",
+                    'known = (connection.name, "", b"")',
                 ),
             ),
         ),

@@ -232,11 +232,7 @@ class Delta:
         """Decide some pages before the last; return the drain as it stands then."""
         records = self._records(pages)
         decision = self._decide(pages, drain.mode, records)
-        unsettled, news = (
-            drain.unsettled or decision.unsettled,
-            drain.news or bool(decision.records),
-        )
-        drain = replace(drain, unsettled=unsettled, news=news)
+        drain = _noted(drain, decision)
         self._write(decision, self._bad_rows(pages), replace(self._state, drain=drain))
         return drain
 
@@ -247,10 +243,11 @@ class Delta:
         whole = listed is not None
         records = self._world.state.all_records(self._job) if whole else self._records(pages)
         decision = self._decide(pages, drain.mode, records)
+        drain = _noted(drain, decision)
         state = replace(self._state, drained_ms=drain.began_ms, drain=None)
         # A listing that may lack something shows no deletion: the place before it still does.
         place = state.place or cursor if drain.full and listed is None else cursor or state.place
-        if not (drain.unsettled or decision.unsettled):
+        if not drain.unsettled:
             # What must be seen again has to be listed again: else the cursor stays in front of it.
             state = replace(
                 state,
@@ -264,16 +261,14 @@ class Delta:
         if listed is not None:
             missing = decide.decide_missing(listed, records, self._stream, drain.began_ms)
             self._counts["held"] += missing.held
-        news = drain.news or bool(decision.records)
-        self._ask_again(missing, news)
-        decision = decision.joined(missing)
-        self._write(decision, self._bad_rows(pages), state)
+        self._ask_again(missing, drain.news)
+        self._write(decision.joined(missing), self._bad_rows(pages), state)
         if drain.full and self._stream.reconcile_s:
             self._world.state.note_listed(self._job, drain.began_ms)
         self._unwatch(pages)
         # What differs may be newer than the mark that led here, and be back where it was before the
         # next check: that would see nothing. So a mark goes with a drain that finds nothing new.
-        return drain.unsettled or decision.unsettled or news
+        return drain.unsettled or missing.unsettled or drain.news
 
     def _ask_again(self, missing: decide.Decision, news: bool) -> None:
         """
@@ -376,6 +371,11 @@ class Delta:
         if done:
             self._counts["settled"] += 1
             self._world.state.settle(self._job, done)
+
+
+def _noted(drain: Drain, decision: decide.Decision) -> Drain:
+    unsettled = drain.unsettled or decision.unsettled
+    return replace(drain, unsettled=unsettled, news=drain.news or bool(decision.records))
 
 
 def _listed(listed: set[str], page: Page) -> set[str] | None:

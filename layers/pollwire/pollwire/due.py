@@ -69,11 +69,11 @@ def _looks_due(
     end_ms = min(minute_ms + MINUTE_MS, connection.watched_until_ms)
     regular_ms = begin_ms - (begin_ms - phase_ms) % interval_ms
     while regular_ms < end_ms:
-        for after_ms in range(watch_ms, interval_ms - watch_ms + 1, watch_ms):
-            if begin_ms <= regular_ms + after_ms < end_ms:
-                yield CheckJob(
-                    connection.name, shard, regular_ms + after_ms, watch_s, after_ms // 1000
-                )
+        first_ms = max(-(-(begin_ms - regular_ms) // watch_ms), 1) * watch_ms
+        last_ms = min(interval_ms - watch_ms, end_ms - regular_ms - 1)
+        for after_ms in range(first_ms, last_ms + 1, watch_ms):
+            due_ms = regular_ms + after_ms
+            yield CheckJob(connection.name, shard, due_ms, watch_s, after_ms // 1000)
         regular_ms += interval_ms
 
 

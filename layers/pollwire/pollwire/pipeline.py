@@ -86,6 +86,8 @@ def check(world: World, job: CheckJob) -> Counts:
         except PollwireError as error:
             pending = poll.standing.pending
             _leave_alone(world, job, connection, poll.standing, error, counts)
+            if isinstance(error, RateLimited) and spent.get(key, 0) <= error.retry_after_s:
+                spent.pop(key, None)  # It is left alone for as long already.
         jobs += _delta_jobs(job, provider, poll, pending)
     counts["spent"] += len(spent)
     counts["deltas"] = world.queues.send_deltas(jobs)
@@ -158,8 +160,14 @@ def _due_accounts(
     standings, broken = world.state.shard(job.connection, job.shard)
     counts["broken"] += len(broken)
     for standing in _turned(standings, job):
+        if standing.paused or standing.not_before_ms > now_ms:
+            continue
         seen = marks.unpack(standing.marks, now_ms, overlap_s)
-        if not _is_due(standing, seen, connection, job, now_ms):
+        eyed = watched(standing, now_ms)
+        # What is watched may change any moment; what was never seen has not been quiet.
+        quiet_ms = 0 if eyed or not seen.changed_ms else now_ms - seen.changed_ms
+        pace = (standing.account, job.due_ms, quiet_ms, connection.interval_s, connection.slowest_s)
+        if not (eyed if job.after_s else due.is_due(*pace)):
             continue
         try:
             account = world.account(
@@ -173,7 +181,7 @@ def _due_accounts(
             continue
         account = replace(account, turn=turn)
         full = _full(standing, provider, job)
-        if full or _distrusts(standing, seen, connection, job, now_ms):
+        if full or (not job.after_s and due.distrusts(*pace)):
             seen = replace(seen, etag="", modified="")
         polled[standing.account] = _Poll(standing, account, seen, full)
     return polled
@@ -190,37 +198,6 @@ def _full(standing: Standing, provider: Provider, job: CheckJob) -> frozenset[st
             standing.account, name, job.due_ms, standing.listed_ms(name), stream.reconcile_s
         )
     )
-
-
-def _distrusts(
-    standing: Standing, seen: Seen, connection: Connection, job: CheckJob, now_ms: int
-) -> bool:
-    quiet_ms = _quiet_ms(standing, seen, now_ms)
-    pace = (connection.interval_s, connection.slowest_s)
-    return not job.after_s and due.distrusts(standing.account, job.due_ms, quiet_ms, *pace)
-
-
-def _is_due(
-    standing: Standing, seen: Seen, connection: Connection, job: CheckJob, now_ms: int
-) -> bool:
-    if standing.paused or standing.not_before_ms > now_ms:
-        return False
-    if job.after_s:
-        return bool(watched(standing, now_ms))
-    return due.is_due(
-        standing.account,
-        job.due_ms,
-        _quiet_ms(standing, seen, now_ms),
-        connection.interval_s,
-        connection.slowest_s,
-    )
-
-
-def _quiet_ms(standing: Standing, seen: Seen, now_ms: int) -> int:
-    # What is watched may change any moment; what was never seen has not been quiet.
-    if watched(standing, now_ms) or not seen.changed_ms:
-        return 0
-    return now_ms - seen.changed_ms
 
 
 def _turned(standings: list[Standing], job: CheckJob) -> list[Standing]:

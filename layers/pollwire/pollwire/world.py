@@ -56,7 +56,7 @@ class World:
     providers: Mapping[str, Provider]
     clock: Callable[[], int]
     jitter: Callable[[], float]
-    tokens: dict[tuple[str, str, str], Token] = field(default_factory=dict)
+    tokens: dict[tuple[str, str, bytes], Token] = field(default_factory=dict)
 
     def provider(self, connection: Connection) -> Provider:
         """
@@ -118,18 +118,25 @@ class World:
             return account
         owner = account.id if standing.credential else ""
         credential = self.sealer.open(sealed, connection.name, owner)
-        token = self._token(connection.name, owner, hashlib.sha256(sealed).hexdigest())
+        known = (connection.name, owner, sealed)
+        token = self.tokens.get(known)
+        if token is None:
+            if len(self.tokens) >= TOKENS_MAX:
+                self.tokens.clear()
+            # Two threads get the same one.
+            token = self.tokens.setdefault(known, self._token(*known))
         return replace(account, credential=credential, token=token)
 
-    def _token(self, connection: str, owner: str, of: str) -> Token:
+    def _token(self, connection: str, owner: str, credential: bytes) -> Token:
         """
-        Make the token of a credential, or find it again: containers live long.
+        Make the token of a credential.
 
         Args:
             owner: The account, or empty if all of the connection share the credential.
 
-            of: Tells the credential from the one that it replaced.
+            credential: Sealed; tells it from the one that it replaced.
         """
+        of = hashlib.sha256(credential).hexdigest()
 
         def load() -> Grant:
             # One that cannot be read any more is as good as none: a new one takes its place.
@@ -148,10 +155,7 @@ class World:
         def claim() -> bool:
             return self.state.claim_token(connection, owner, self.clock())
 
-        if len(self.tokens) >= TOKENS_MAX:
-            self.tokens.clear()
-        new = Token(load, share, claim, self.clock)
-        return self.tokens.setdefault((connection, owner, of), new)
+        return Token(load, share, claim, self.clock)
 
     def leave_alone(
         self,
@@ -166,7 +170,8 @@ class World:
             self.state.pause_connection(connection.name, until_ms)
         retry_after_s = error.retry_after_s if isinstance(error, Retryable) else 0
         # A look that fails is tried again at the pace of looks.
-        interval_s = min(connection.interval_s, getattr(job, "interval_s", connection.interval_s))
+        pace_s = job.interval_s if isinstance(job, CheckJob) else connection.interval_s
+        interval_s = min(connection.interval_s, pace_s)
         wait_s = due.backoff_s(standing.failures + 1, interval_s, self.jitter(), retry_after_s)
         self.state.note_failure(
             job.connection,

@@ -5,16 +5,13 @@ One check on its way: between the run that drives it and the engine that carries
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Final, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from pollwire.http.hosts import Origin
 from pollwire.model import Checking, Request
 
 K = TypeVar("K")
-
-NOTHING_SPENT: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 @dataclass(slots=True, eq=False)
@@ -30,4 +27,4 @@ class Poll(Generic[K]):
     checking: Checking
     request: Request
     origin: Origin
-    spent: Mapping[str, int] = field(default_factory=lambda: NOTHING_SPENT)
+    spent: Mapping[str, int]

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Generic, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from pollwire.errors import (
     Malformed,
@@ -25,13 +26,15 @@ from pollwire.errors import (
 )
 from pollwire.http import answers
 from pollwire.http.hosts import Hosts
-from pollwire.http.poll import NOTHING_SPENT, Poll
+from pollwire.http.poll import Poll
 from pollwire.model import Checking, Request, Response, Seen
 
 if TYPE_CHECKING:
     from pollwire.http.checks import Checks
 
 K = TypeVar("K")
+
+NOTHING_SPENT: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 class Pace:

@@ -17,6 +17,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from pollwire.errors import Malformed, Misconfigured
+from pollwire.events import canonical as canonical
+from pollwire.events import iso as iso
 from pollwire.model import Account, BadRow, Checking, Fetch, Page, Row, Seen, Start, Stream
 
 #: An id goes into every event, a truncated one as well; no provider's is near this.
@@ -197,17 +199,6 @@ def setting(settings: Mapping[str, str], name: str, where: str) -> str:
     if _SURROGATE.search(value):
         raise Misconfigured(f"{where}.{name} holds half a character; correct it")
     return value
-
-
-def iso(at_ms: int) -> str:
-    """Write an instant of the calendar as in ``2016-10-26T16:46:29.437Z``."""
-    at = _EPOCH + timedelta(milliseconds=at_ms)
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def canonical(value: object) -> str:
-    """Write a JSON value in one way, to be stored or hashed."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def fits_header(value: str) -> bool:
