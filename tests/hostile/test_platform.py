@@ -115,7 +115,7 @@ def test_ticks_that_never_come_delay_and_lose_nothing(shop):
 @pytest.mark.filterwarnings("ignore:No application metrics to publish")
 def test_a_schedule_that_dies_is_run_again(shop, number, fault):
     system = shop.system
-    system.connect(replace(SHOP, interval_s=10, shards=3))
+    system.connect(replace(SHOP, interval_s=10, shards=4))
     mine = shop.change(ANN)
     system.faults["send_message_batch"] = at_call(number, fault)
     system.clock.now_ms += -system.clock() % MINUTE_MS

@@ -252,8 +252,7 @@ class System:
         self.world.state.add_account(connection, account, settings=settings, credential=sealed)
 
     def remove_account(self, account: str, connection: Connection = SHOP) -> None:
-        shard = shard_of(account, connection.shards)
-        self._delete(f"shard#{connection.name}#{shard}", account)
+        assert self.world.state.remove_account(connection, account)
 
     # What AWS does.
 

@@ -12,7 +12,7 @@ import math
 import zlib
 from collections.abc import Iterator
 
-from pollwire.model import CheckJob, Connection
+from pollwire.model import SHARDS_MAX, CheckJob, Connection
 
 MINUTE_MS = 60_000
 
@@ -22,6 +22,8 @@ QUIET_SHARE = 10
 
 #: Seconds that one check of a shard may take: a Lambda timeout of 60 s leaves time to write.
 CHECK_S = 40
+
+SHARD_BITS = (SHARDS_MAX - 1).bit_length()
 
 #: How long a validator is trusted without another look.
 DISTRUST_MS = 3_600_000
@@ -48,8 +50,12 @@ def checks_due(
     """
     interval_ms = connection.interval_s * 1000
     offset_ms = stable_hash(connection.name) % interval_ms
-    for shard in range(connection.shards):
-        phase_ms = (offset_ms + shard * interval_ms // connection.shards) % interval_ms
+    shards = range(connection.shards)
+    if connection.outages:
+        # Nobody answers: one shard asks for all, another one each time.
+        shards = shards[minute_ms // max(interval_ms, MINUTE_MS) % connection.shards :][:1]
+    for shard in shards:
+        phase_ms = (offset_ms + place_of(shard, interval_ms)) % interval_ms
         if watch_s:
             yield from _looks_due(connection, shard, phase_ms, minute_ms, now_ms, watch_s)
         first_ms = minute_ms + (phase_ms - minute_ms) % interval_ms
@@ -193,6 +199,16 @@ def backoff_s(failures: int, interval_s: int, jitter: float, retry_after_s: int 
     longest_s = min(interval_s * 2.0 ** min(failures - 1, 10), BACKOFF_S_MAX)
     wait_s = math.ceil(longest_s * (0.5 + jitter / 2))
     return max(wait_s, retry_after_s + round(jitter * min(retry_after_s, interval_s)))
+
+
+def place_of(shard: int, interval_ms: int) -> int:
+    """
+    Say how many milliseconds into the interval a shard's place is.
+
+    A shard keeps its place when their number doubles: the new ones are put half way between.
+    """
+    reversed_bits = int(f"{shard:0{SHARD_BITS}b}"[::-1], 2)
+    return reversed_bits * interval_ms >> SHARD_BITS
 
 
 def stable_hash(text: str) -> int:

@@ -33,7 +33,14 @@ from pollwire.errors import (
 from pollwire.items import Standing
 from pollwire.model import Account, CheckJob, Connection, DeltaJob, Seen, Turn
 from pollwire.providers import Provider
+from pollwire.state import shard_of
 from pollwire.world import Counts, World, watched
+
+#: Accounts of a shard: with more of them a check splits all shards of its connection.
+SHARD_MAX = 1_000
+
+#: Accounts that a check moves to their own shard: a few seconds. The others wait for the next.
+MOVES_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +166,7 @@ def _due_accounts(
     polled: dict[str, _Poll] = {}
     standings, broken = world.state.shard(job.connection, job.shard)
     counts["broken"] += len(broken)
-    for standing in _turned(standings, job):
+    for standing in _turned(_settled(world, job, connection, standings, counts), job):
         if standing.paused or standing.not_before_ms > now_ms:
             continue
         seen = marks.unpack(standing.marks, now_ms, overlap_s)
@@ -185,6 +192,36 @@ def _due_accounts(
             seen = replace(seen, etag="", modified="")
         polled[standing.account] = _Poll(standing, account, seen, full)
     return polled
+
+
+def _settled(
+    world: World,
+    job: CheckJob,
+    connection: Connection,
+    standings: list[Standing],
+    counts: Counts,
+) -> list[Standing]:
+    """
+    Move accounts that belong to another shard, since there are more; return those that stay.
+
+    Where too many belong, all shards of the connection are split: the next checks move them.
+    """
+    if job.after_s or (connection.shards == 1 and len(standings) <= SHARD_MAX):
+        return standings
+    stay: list[Standing] = []
+    own = 0
+    for standing in standings:
+        shard = shard_of(standing.account, connection.shards)
+        own += shard == job.shard
+        if shard != job.shard and counts["moved"] < MOVES_MAX:
+            with suppress(PollwireError):
+                if world.state.move_account(job.connection, standing.account, job.shard, shard):
+                    counts["moved"] += 1
+                    continue
+        stay.append(standing)
+    if own > SHARD_MAX:
+        world.state.grow(job.connection, 2 * connection.shards)
+    return stay
 
 
 def _full(standing: Standing, provider: Provider, job: CheckJob) -> frozenset[str]:
@@ -297,8 +334,13 @@ def delta(world: World, job: DeltaJob, remaining_ms: Callable[[], int]) -> Count
             soon. Nothing is lost by giving it up, either.
     """
     connection = world.state.connection(job.connection)
+    if connection is None:
+        return Counter(removed=1)
     standing = world.state.account(job.connection, job.shard, job.account)
-    if connection is None or standing is None:
+    if standing is None and (found := world.state.find_account(connection, job.account)):
+        # Moved since it was queued.
+        job, standing = replace(job, shard=found[0]), found[1]
+    if standing is None:
         return Counter(removed=1)
     try:
         work = Delta(world, job, connection, standing, remaining_ms)
