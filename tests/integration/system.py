@@ -46,6 +46,9 @@ class Clock:
     def advance(self, seconds: float) -> None:
         self.now_ms += round(seconds * 1000)
 
+    def sleep(self, seconds: float) -> None:
+        """Take no time: few tests are about that."""
+
 
 class Http:
     """

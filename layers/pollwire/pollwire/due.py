@@ -25,10 +25,13 @@ CHECK_S = 40
 
 SHARD_BITS = (SHARDS_MAX - 1).bit_length()
 
+#: Of a connection's rate, the share of its deltas. Each of their requests is booked in the table.
+DELTAS_SHARE = 0.2
+
 #: How long a validator is trusted without another look.
 DISTRUST_MS = 3_600_000
 
-#: Of a connection's rate, the share of its looks at what is watched, if it has such.
+#: Of what checks may ask, the share of the looks at what is watched, if it has such.
 LOOKS_SHARE = 0.25
 
 #: No wait after failures is longer: a provider that is back must be noticed.
@@ -160,7 +163,7 @@ def check_s(job: CheckJob) -> int:
 
 def requests_per_second(connection: Connection, watch_s: int = 0, *, looks: bool = False) -> float:
     """
-    Say how fast one check may ask, so that all checks at work keep to the connection's rate.
+    Say how fast one check may ask, so that all checks at work keep to their share of the rate.
 
     Checks start ``interval_s / shards`` apart and last ``CHECK_S`` at most, so that several of
     them can be at work together.
@@ -172,11 +175,17 @@ def requests_per_second(connection: Connection, watch_s: int = 0, *, looks: bool
     """
     apart_s = connection.interval_s / connection.shards
     together = min(connection.shards, math.ceil(min(CHECK_S, connection.interval_s) / apart_s))
+    checks = connection.requests_per_second * (1 - DELTAS_SHARE)
     if not watch_s or connection.interval_s < 2 * watch_s:
-        return connection.requests_per_second / together
+        return checks / together
     if looks:
-        return connection.requests_per_second * LOOKS_SHARE / connection.shards
-    return connection.requests_per_second * (1 - LOOKS_SHARE) / together
+        return checks * LOOKS_SHARE / connection.shards
+    return checks * (1 - LOOKS_SHARE) / together
+
+
+def deltas_per_second(connection: Connection) -> float:
+    """Say how fast all deltas of a connection together may ask."""
+    return connection.requests_per_second * DELTAS_SHARE
 
 
 def backoff_s(failures: int, interval_s: int, jitter: float, retry_after_s: int = 0) -> int:

@@ -30,6 +30,7 @@ from pollwire.errors import (
     Unasked,
     Unavailable,
 )
+from pollwire.http import SILENT_MIN
 from pollwire.items import Standing
 from pollwire.model import Account, CheckJob, Connection, DeltaJob, Seen, Turn
 from pollwire.providers import Provider
@@ -85,6 +86,38 @@ def check(world: World, job: CheckJob) -> Counts:
     spent: dict[str, int] = {}
     answers = _answers(world, job, connection, provider, polled, spent)
     counts["polled"] += len(polled)
+    if _is_outage(connection, answers):
+        counts["outage"] += 1
+        world.note_silence(connection)
+        return counts
+    jobs = _note_answers(world, job, connection, provider, polled, answers, spent, counts)
+    counts["deltas"] = world.queues.send_deltas(jobs)
+    counts["spent"] += len(spent)
+    for key, wait_s in spent.items():
+        with suppress(PollwireError):
+            world.rest(job, connection, key, wait_s)
+    return counts
+
+
+def _is_outage(connection: Connection, answers: list[tuple[str, Seen | PollwireError]]) -> bool:
+    """Tell whether nobody answered at all: that is no account's failure, and not written there."""
+    silent = sum(isinstance(answer, Unavailable) for _, answer in answers)
+    unasked = sum(isinstance(answer, Unasked) for _, answer in answers)
+    fewest = 1 if connection.outages else SILENT_MIN
+    return silent >= fewest and silent + unasked == len(answers)
+
+
+def _note_answers(
+    world: World,
+    job: CheckJob,
+    connection: Connection,
+    provider: Provider,
+    polled: Mapping[str, _Poll],
+    answers: list[tuple[str, Seen | PollwireError]],
+    spent: dict[str, int],
+    counts: Counts,
+) -> list[DeltaJob]:
+    """Write what the answers say, account by account; name the delta jobs that they make."""
     jobs: list[DeltaJob] = []
     for key, answer in answers:
         poll = polled[key]
@@ -96,12 +129,9 @@ def check(world: World, job: CheckJob) -> Counts:
             if isinstance(error, RateLimited) and spent.get(key, 0) <= error.retry_after_s:
                 spent.pop(key, None)  # It is left alone for as long already.
         jobs += _delta_jobs(job, provider, poll, pending)
-    counts["spent"] += len(spent)
-    counts["deltas"] = world.queues.send_deltas(jobs)
-    for key, wait_s in spent.items():
-        with suppress(PollwireError):
-            world.rest(job, connection, key, wait_s)
-    return counts
+    if connection.outages and not all(isinstance(answer, Unasked) for _, answer in answers):
+        world.state.note_answered(connection.name)
+    return jobs
 
 
 def _answers(

@@ -9,6 +9,7 @@ One DynamoDB table.
                                         not_before, standing, trouble, settings, credential,
                                         listed_<stream>
     token#<connection>       <account>  sealed, claimed_until; * is for all accounts
+    rate#<connection>        *          next_at
     stream#<connection>#<account>#<stream>
                              cursor     version, reached, previous, place, drain, outbox,
                                         seq, drained_at, reconciled_at, trouble, trouble_at,
@@ -441,6 +442,75 @@ class State:
         except ClientError as error:
             code = error.response["Error"]["Code"]
             raise Retryable(f"DynamoDB refused to write connection {connection}: {code}") from error
+
+    def note_outage(self, connection: Connection, until_ms: int) -> None:
+        """Count a check that nobody answered, and check nothing before an instant, once for all."""
+        with suppress(self._client.exceptions.ConditionalCheckFailedException):
+            self._client.update_item(
+                TableName=self._table,
+                Key=key("connection", connection.name),
+                UpdateExpression="SET outages = :more, paused_until = :until",
+                ConditionExpression=(
+                    "attribute_exists(pk) AND (attribute_not_exists(outages) OR outages = :read)"
+                    " AND (attribute_not_exists(paused_until) OR paused_until < :until)"
+                ),
+                ExpressionAttributeValues={
+                    ":read": number(connection.outages),
+                    ":more": number(connection.outages + 1),
+                    ":until": number(until_ms),
+                },
+            )
+
+    def note_answered(self, connection: str) -> None:
+        """Forget outages: somebody answers again."""
+        with suppress(self._client.exceptions.ConditionalCheckFailedException):
+            self._client.update_item(
+                TableName=self._table,
+                Key=key("connection", connection),
+                UpdateExpression="SET outages = :none",
+                ConditionExpression="attribute_exists(pk)",
+                ExpressionAttributeValues={":none": number(0)},
+            )
+
+    def book(self, connection: str, apart_ms: int, now_ms: int, latest_ms: int) -> int:
+        """
+        Book an instant for a request that no check makes; return it.
+
+        Args:
+            apart_ms: Milliseconds between two of them.
+
+            latest_ms: It must not be later.
+
+        Raises:
+            Unasked: All instants before that are taken.
+        """
+        where: Any = {"TableName": self._table, "Key": key(f"rate#{connection}", SHARED)}
+        refused = self._client.exceptions.ConditionalCheckFailedException
+        with suppress(refused):
+            self._client.update_item(
+                **where,
+                UpdateExpression="SET next_at = :next",
+                ConditionExpression="attribute_not_exists(next_at) OR next_at < :now",
+                ExpressionAttributeValues={
+                    ":next": number(now_ms + apart_ms),
+                    ":now": number(now_ms),
+                },
+            )
+            return now_ms
+        with suppress(refused):
+            answer = self._client.update_item(
+                **where,
+                UpdateExpression="SET next_at = next_at + :apart",
+                ConditionExpression="next_at >= :now AND next_at <= :latest",
+                ExpressionAttributeValues={
+                    ":apart": number(apart_ms),
+                    ":now": number(now_ms),
+                    ":latest": number(latest_ms),
+                },
+                ReturnValues="UPDATED_NEW",
+            )
+            return int(answer["Attributes"]["next_at"]["N"]) - apart_ms
+        raise Unasked("the connection's rate is used up by other deltas")
 
     def ask_again(self, job: DeltaJob, element: str) -> None:
         """

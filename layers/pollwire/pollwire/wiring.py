@@ -96,6 +96,7 @@ def build(settings: Settings) -> World:
         providers=providers,
         clock=clock,
         jitter=random.SystemRandom().random,
+        sleep=time.sleep,
     )
 
 
