@@ -14,7 +14,7 @@ from pollwire.model import CheckJob
 from tests.integration.system import ANN, BOB, SHOP, START_MS
 
 
-def queued(system, name="pollwire-checks"):
+def queued(system, name="pollwire-checks-youmail"):
     """A queue's messages, delayed ones too: body, and how long each is held back."""
     queue = get_backend("sqs")["123456789012"]["us-east-1"].queues[name]
     return [
@@ -105,7 +105,7 @@ def test_a_check_that_is_stale_is_dropped(ann):
     ann.simulator.add_contact(ANN)
     polled = ann.simulator.requests["poll"]
     stale = CheckJob("shop", 0, ann.clock() - 60_001, 60)
-    ann.world.queues.send_checks([stale], ann.clock())
+    ann.world.queues.send_checks("youmail", [stale], ann.clock())
 
     assert ann.run_checks() == 0
 

@@ -23,6 +23,7 @@ from pollwire.errors import (
     Forbidden,
     Malformed,
     Misconfigured,
+    NotPublished,
     PollwireError,
     RateLimited,
     Rejected,
@@ -55,16 +56,31 @@ class _Poll:
 
 
 def schedule(world: World, minute_ms: int) -> Counts:
-    """Queue a check for every shard that is due within the minute that starts at *minute_ms*."""
+    """
+    Queue a check for every shard that is due within the minute that starts at *minute_ms*.
+
+    Raises:
+        NotPublished: SQS refused some, after all others were sent.
+    """
     now_ms = world.clock()
     connections, broken = world.state.connections()
-    jobs = [
-        job
-        for one in connections
-        for job in due.checks_due(world.paced(one), minute_ms, now_ms, world.watch_s(one))
-    ]
-    sent = world.queues.send_checks(jobs, now_ms)
-    return Counter(connections=len(connections), checks=sent, broken=len(broken))
+    jobs: dict[str, list[CheckJob]] = {name: [] for name in world.providers}
+    counts: Counts = Counter(connections=len(connections), broken=len(broken))
+    for one in connections:
+        if one.provider in jobs:
+            paced, watch_s = world.paced(one), world.watch_s(one)
+            jobs[one.provider] += due.checks_due(paced, minute_ms, now_ms, watch_s)
+        else:
+            counts["broken"] += 1
+    refused: list[NotPublished] = []
+    for provider, queued in jobs.items():
+        try:
+            counts["checks"] += world.queues.send_checks(provider, queued, now_ms)
+        except NotPublished as error:
+            refused.append(error)
+    if refused:
+        raise refused[0]
+    return counts
 
 
 def check(world: World, job: CheckJob) -> Counts:

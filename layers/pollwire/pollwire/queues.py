@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from botocore.exceptions import ClientError
+
 from pollwire import marks
 from pollwire.due import delay_s
 from pollwire.errors import Malformed, NotPublished
@@ -35,7 +37,7 @@ class Queues:
     The queues between the stages.
 
     Args:
-        checks_url: URL of the queue of checks.
+        checks_url: URL of a provider's queue of checks, with ``{provider}`` in it.
 
         deltas_url: URL of a stream's queue of delta jobs, with ``{stream}`` in it.
     """
@@ -45,9 +47,9 @@ class Queues:
         self._checks_url = checks_url
         self._deltas_url = deltas_url
 
-    def send_checks(self, jobs: Iterable[CheckJob], now_ms: int) -> int:
+    def send_checks(self, provider: str, jobs: Iterable[CheckJob], now_ms: int) -> int:
         """
-        Queue checks, each for the instant it is due; return how many.
+        Queue checks of a provider's accounts, each for the instant it is due; return how many.
 
         Raises:
             NotPublished: Some were refused, after all others were sent.
@@ -56,7 +58,11 @@ class Queues:
             {"MessageBody": json.dumps(asdict(job)), "DelaySeconds": delay_s(job, now_ms)}
             for job in jobs
         )
-        return self._send(self._checks_url, entries)
+        try:
+            return self._send(self._checks_url.format(provider=provider), entries)
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            raise NotPublished(f"SQS refused the checks of {provider}: {code}") from error
 
     def send_deltas(self, jobs: Iterable[DeltaJob]) -> int:
         """
