@@ -268,10 +268,9 @@ class Scene:
         """
 
         def transact(call: Any, TransactItems: Any) -> None:
-            cursor, *puts = TransactItems
-            self.system.dynamodb.update_item(**cursor["Update"])
-            for put in puts:
-                self.system.dynamodb.put_item(**put["Put"])
+            for action in TransactItems:
+                for kind, part in action.items():
+                    getattr(self.system.dynamodb, f"{kind.lower()}_item")(**part)
 
         self.system.faults["transact_write_items"] = transact
 

@@ -108,14 +108,14 @@ def test_ticks_that_never_come_delay_and_lose_nothing(shop):
     ("number", "fault"),
     [
         pytest.param(1, dies(Crash()), id="F60-before-the-first"),
-        pytest.param(2, dies(Crash()), id="F60-after-10-of-18"),
-        pytest.param(2, dies_after(Crash()), id="F60-after-18-of-18"),
+        pytest.param(2, dies(Crash()), id="F60-after-10-of-30"),
+        pytest.param(2, dies_after(Crash()), id="F60-after-20-of-30"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:No application metrics to publish")
 def test_a_schedule_that_dies_is_run_again(shop, number, fault):
     system = shop.system
-    system.connect(replace(SHOP, interval_s=10, shards=4))
+    system.connect(replace(SHOP, interval_s=2))
     mine = shop.change(ANN)
     system.faults["send_message_batch"] = at_call(number, fault)
     system.clock.now_ms += -system.clock() % MINUTE_MS
@@ -125,7 +125,7 @@ def test_a_schedule_that_dies_is_run_again(shop, number, fault):
 
     system.tick(time=iso(system.clock() // MINUTE_MS * MINUTE_MS))
 
-    assert system.depths()["pollwire-checks-youmail"] >= 18
+    assert system.depths()["pollwire-checks-youmail"] >= 30
     system.connect(SHOP)
     system.run_checks()
     shop.run_deltas()

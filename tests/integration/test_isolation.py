@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from pollwire.errors import Unavailable
+from pollwire.events import iso
 
 from tests.integration.system import ANN, BOB, PASSWORD, SHOP
 
@@ -163,12 +164,12 @@ def test_a_provider_nobody_knows_is_counted_and_stops_its_connection_only(ann, l
     contact = ann.simulator.add_contact(ANN)
 
     ann.clock.advance(60)
-    ann.check(typo)
+    ann.tick(time=iso(ann.clock()))
     ann.check()
     ann.run_deltas()
 
-    counts = [line["counts"] for line in logs() if line["message"] == "checked"]
-    assert {"misconfigured": 1} in counts
+    counts = [line["counts"] for line in logs() if line["message"] == "scheduled"]
+    assert [(one["connections"], one["broken"]) for one in counts] == [(2, 1)]
     assert ann.said() == [("contact", "created", contact)]
 
 

@@ -564,6 +564,7 @@ def test_who_is_asked_to_slow_down(system, server, provider, path, shared):
 
 def test_no_check_is_queued_while_everybody_slows_down(system, server, provider):
     provider.shares_rate = True
+    system.sqs.create_queue(QueueName="pollwire-checks-shelf")
     settle(system)
     server.limited = ("/check", ANN)
     system.poll(STEP_S)
@@ -571,9 +572,9 @@ def test_no_check_is_queued_while_everybody_slows_down(system, server, provider)
 
     queued = {}
     for _ in range(30):
-        before = system.depths().get("pollwire-checks-youmail", 0)
+        before = system.depths().get("pollwire-checks-shelf", 0)
         system.tick(time=iso(system.clock()))
-        queued[system.clock()] = system.depths().get("pollwire-checks-youmail", 0) - before
+        queued[system.clock()] = system.depths().get("pollwire-checks-shelf", 0) - before
         system.clock.advance(60)
 
     assert sum(queued.values()) >= 1

@@ -50,8 +50,8 @@ AHEAD_MS_MAX = 300_000
 #: that is refused, a new token, the same again) and the writes.
 PAGE_MS = 35_000
 
-#: A request waits so long at most for its place in the connection's rate.
-TURN_MS_MAX = 5_000
+#: A request waits so long at most for its place in the connection's rate, and always so long.
+TURN_MS_MAX, TURN_MS_MIN = 5_000, 1_000
 
 #: Pages in a row without anything new, where rows may have moved while they were turned; more of
 #: them are the same pages over and over.
@@ -226,7 +226,7 @@ class Delta:
             raise http.spent(self._spent[request.budget])
         if not request.budget:
             # A page that was begun in time may wait for what is left above the time that it needs.
-            patience_ms = min(max(self._remaining_ms() - PAGE_MS, 0), TURN_MS_MAX)
+            patience_ms = min(max(self._remaining_ms() - PAGE_MS, TURN_MS_MIN), TURN_MS_MAX)
             self._world.await_turn(self._connection, patience_ms)
         response = self._world.http.fetch(request)
         if response.spent_s:
