@@ -112,11 +112,14 @@ class Work:
     How often each of the pieces happens; see :mod:`tests.bench.pieces`.
 
     Attributes:
-        polls: Accounts that were asked for.
+        poll: Accounts that were asked for.
 
-        steps: Accounts that a check found changed.
+        step: Accounts that a check found changed.
 
-        sends: Batches of jobs.
+        send: Batches of jobs.
+
+        again: Jobs beside the first and the last one of a change. A job that is both of two changes
+            was counted twice, so this may be less than nothing.
     """
 
     tick: float = 0
@@ -127,6 +130,7 @@ class Work:
     send: float = 0
     invocation: float = 0
     news: float = 0
+    more: float = 0
     again: float = 0
     last: float = 0
     opens: float = 0
@@ -144,26 +148,35 @@ def monthly(load: Load, workers: int) -> Work:
     ticks = MONTH_S / 60
     checks = load.shards * MONTH_S / load.interval_s
     changes = load.accounts * load.changes_per_s * MONTH_S
-    # All jobs that a check queues wait together: they fill batches.
-    jobs = changes * (1 + load.follow_ups)
+    # What changes between two checks is found together, and jobs of changes that follow each other
+    # closely are the same ones.
+    instants = load.accounts * MONTH_S / load.interval_s
+    found = instants * _any(load.changes_per_s * load.interval_s)
+    jobs = instants * _any(load.changes_per_s * load.interval_s * (1 + load.follow_ups))
     stream = registered()[PROVIDER].streams[STREAM]
-    reread_s = max(stream.reread_s, stream.overlap_s)
     return Work(
         tick=ticks,
         batch=min(ticks * math.ceil(checks / ticks / BATCH_MAX), checks),
         check=checks,
         poll=load.accounts * load.polls_per_s * MONTH_S,
-        step=changes,
+        step=found,
+        # All jobs that a check queues wait together: they fill batches.
         send=checks * batches(jobs / checks, BATCH_MAX),
         invocation=checks * batches(jobs / checks, delta_batch()),
-        news=changes,
-        again=changes * (load.follow_ups - 1),
-        last=changes,
-        opens=changes * opened(load, workers),
+        news=found,
+        more=changes - found,
+        again=jobs - 2 * found,
+        last=found,
+        opens=found * opened(load, workers),
         # A token is got at the first change after the last one has ended.
-        renewal=changes / (1 + load.changes_per_s * TOKEN_S),
-        row=jobs * load.changes_per_s * reread_s,
+        renewal=found / (1 + load.changes_per_s * TOKEN_S),
+        row=jobs * load.changes_per_s * max(stream.reread_s, stream.overlap_s),
     )
+
+
+def _any(mean: float) -> float:
+    """Say how probable it is that anything happens, of what happens so often on average."""
+    return -math.expm1(-mean)
 
 
 def opened(load: Load, workers: int) -> float:
@@ -250,7 +263,9 @@ def month(pieces: Pieces, load: Load) -> Month:
         if needed <= workers:
             break
         workers = needed  # More containers open more credentials, which takes longer.
-    kept_gb = (load.accounts * pieces.account_bytes + work.news * pieces.record_bytes) / GB
+    kept_gb = (
+        load.accounts * pieces.account_bytes + (work.news + work.more) * pieces.record_bytes
+    ) / GB
     triggered = {
         "lambda.requests": sum(invocations.values()),
         "lambda.gb_s": sum(n * busy_s[one] * _memory_gb(one) for one, n in invocations.items()),

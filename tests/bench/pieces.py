@@ -4,7 +4,7 @@ What each thing that happens costs, measured one by one on a small deployment.
     schedule    a minute: tick + a batch for every ten checks
     check       a check that polls nobody + a poll for every account that is due
                 + a step for every account that changed + a send for every ten jobs
-    delta       an invocation + its jobs: news, again, last
+    delta       an invocation + its jobs: news, again, last + more news at once
                 + what opens a credential, renews an access token, reads a row again
 
 A change is a new call in YouMail's history: one row, one event.
@@ -56,6 +56,7 @@ class Pieces:
     send: Usage
     invocation: Usage
     news: Usage
+    more: Usage
     again: Usage
     last: Usage
     opens: Usage
@@ -172,6 +173,7 @@ def _jobs(deployment: Deployment, rounds: int) -> Mapping[str, Usage]:
     first, again, last = (_typical(jobs) for jobs in zip(*life, strict=True))
     cold = _typical([_life(deployment, forgets=True)[1] for _ in range(rounds)])
     renewed = _typical([_life(deployment, renews=True)[0] for _ in range(rounds)])
+    two = _typical([_life(deployment, calls=2)[0] for _ in range(rounds)])
     # The last row before a change is read again anyway.
     with_rows = _typical([_life(deployment, rows=ROWS + 1)[0] for _ in range(rounds)])
     together = _typical([_together(deployment) for _ in range(rounds)])
@@ -182,6 +184,7 @@ def _jobs(deployment: Deployment, rounds: int) -> Mapping[str, Usage]:
     return {
         "invocation": invocation,
         "news": _minus(first, (1, opens), (1, invocation)),
+        "more": _minus(two, (1, first)),
         "again": _minus(again, (1, invocation)),
         "last": _minus(last, (1, invocation)),
         "opens": opens,
@@ -191,12 +194,19 @@ def _jobs(deployment: Deployment, rounds: int) -> Mapping[str, Usage]:
 
 
 def _life(
-    deployment: Deployment, *, forgets: bool = False, renews: bool = False, rows: int = 0
+    deployment: Deployment,
+    *,
+    calls: int = 1,
+    forgets: bool = False,
+    renews: bool = False,
+    rows: int = 0,
 ) -> list[Usage]:
     """
-    Have one change, and all jobs that it leads to.
+    Have a change, and all jobs that it leads to.
 
     Args:
+        calls: Changes at once.
+
         forgets: The second job is another container's.
 
         renews: The provider has forgotten the access token.
@@ -211,7 +221,8 @@ def _life(
     if renews:
         deployment.provider.expire_tokens()
     deployment.forget()
-    deployment.provider.call(account)
+    for _ in range(calls):
+        deployment.provider.call(account)
     jobs: list[Usage] = []
     while not jobs or deployment.pending():
         if forgets and len(jobs) == 1:

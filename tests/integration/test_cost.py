@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import pytest
 from pollwire import due
 
 from tests.bench import cost
+from tests.bench.deployment import Deployment
 from tests.bench.month import MONTH_S, Load, Work, batches, month, monthly, opened, used
-from tests.bench.pieces import measure
+from tests.bench.pieces import combined, measure
 from tests.integration.system import ANN, BOB, SHOP
 
 BUSY = Load(100_000, interval_s=60, slowest_s=900, changes_per_day=20, latency_ms=50)
@@ -133,6 +134,63 @@ def vars_of(work):
     return {name: getattr(work, name) for name in work.__dataclass_fields__}
 
 
+def test_hours_of_five_accounts_use_what_the_model_says(pieces):
+    """Not each piece alone: all of them together, with changes at random instants."""
+    hours = 4
+    load = Load(5, interval_s=60, slowest_s=900, changes_per_day=100, latency_ms=50)
+    total: Counter[str] = Counter()
+    changes = invocations = 0
+    with ExitStack() as stack:
+        deployment = Deployment(stack)
+        calls = Calls(deployment, load.changes_per_s)
+        for _ in range(10):  # What is read again goes back for hours.
+            deployment.advance(1800)
+            calls.due()
+            deployment.rest()
+        deployment.pace(load.slowest_s)
+        for _ in range(hours * 60):
+            deployment.advance(60)
+            changes += calls.due()
+            check, deltas = deployment.check(), deployment.deltas(5)
+            invocations += len(deltas)
+            for usage in (check, *deltas):
+                total.update(usage)
+
+    day = replace(load, changes_per_day=changes / 5 * 24 / hours)
+    share = hours * 3600 / MONTH_S
+    work = replace(monthly(day, workers=1), tick=0, batch=0)
+    usage = combined((share, used(pieces, work)))
+    assert invocations == pytest.approx(work.invocation * share, rel=0.1)
+    for name in ("dynamodb.write_units", "sns.published", "sqs.fifo_requests", "check.polls"):
+        assert total[name] == pytest.approx(usage[name], rel=0.1)
+    # How many rows are read again is a matter of chance in so short a time.
+    assert total["dynamodb.read_units"] == pytest.approx(usage["dynamodb.read_units"], rel=0.25)
+    # The model has the first job of every change read its access token; it may be in memory.
+    assert 0.5 < total["kms.requests"] / usage["kms.requests"] < 1
+
+
+class Calls:
+    """Calls of a deployment's accounts, at random instants."""
+
+    def __init__(self, deployment, per_s):
+        self.deployment, self.per_s, self.chance = deployment, per_s, random.Random(3)
+        now_s = deployment.clock() / 1000
+        self.next_s = {account: now_s + self.wait_s() for account in deployment.ids}
+
+    def wait_s(self):
+        return self.chance.expovariate(self.per_s)
+
+    def due(self):
+        """Have those calls whose time has come; return how many."""
+        calls = 0
+        for account in self.next_s:
+            while self.next_s[account] * 1000 <= self.deployment.clock():
+                self.deployment.provider.call(account)
+                self.next_s[account] += self.wait_s()
+                calls += 1
+        return calls
+
+
 def test_a_change_is_followed_until_it_is_settled(pieces):
     """The jobs that the model has for a change are those that a change has."""
     assert BUSY.follow_ups == 2
@@ -203,7 +261,8 @@ def test_every_change_is_an_event_that_each_subscription_gets(pieces):
     amounts = month(pieces, BUSY).amounts
 
     changes = 100_000 * 20 * MONTH_S / 86_400
-    assert monthly(BUSY, workers=1).news == pytest.approx(changes)
+    work = monthly(BUSY, workers=1)
+    assert work.news + work.more == pytest.approx(changes)
     assert amounts["sns.published"] == amounts["sns.delivered"] == pytest.approx(changes)
 
 
