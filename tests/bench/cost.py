@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, NoReturn
 from pollwire.http.limits import Limits
 from pollwire.model import Connection
 
-from tests.bench.month import AWS_MS, CPU_MB, DAY_S, PROVIDER, SHARD, Load, Month, month
+from tests.bench.month import AWS_MS, CPU_MB, DAY_S, PROVIDER, SHARD, Load, Month, function, month
 from tests.bench.pieces import Pieces, measure
 
 PRICES: dict[str, Any] = json.loads(Path(__file__).with_name("prices.json").read_text())
@@ -102,6 +102,10 @@ def print_one(pieces: Pieces, load: Load) -> None:
     print(
         f"\n{total / found.polls * 1e6:.3g} USD per million polls ({found.polls:,.0f} a month), "
         f"{total / load.accounts:.3g} USD per account and month"
+    )
+    print(
+        f"schedule: {found.busy_s['schedule']:.1f} s for a minute's checks, of the "
+        f"{function('schedule')['Timeout']} s that it may take"
     )
     for stage, parameter in (("check", "CheckConcurrency"), ("delta", "DeltaConcurrency")):
         if found.at_work[stage]:
@@ -227,4 +231,7 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
