@@ -5,6 +5,11 @@ PARAMETERS ?=
 SECONDS ?=
 SEED ?= 1
 REPLAY ?=
+ACCOUNTS ?=
+INTERVAL ?=
+SLOWEST ?=
+CHANGES_PER_DAY ?=
+LATENCY_MS ?=
 PORT ?=
 AWS_PORT ?=
 
@@ -18,7 +23,10 @@ MAKE_ENVIRONMENTS := command -v $(PYTHON) >/dev/null || { echo '$(NO_PYTHON)' >&
 SAM := .venv-sam/bin/sam
 OVERRIDES := $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
 
-.PHONY: help run test simulate check build deploy clean environments
+# Modules of the layer, for what is run as a module of tests.
+simulate cost: export PYTHONPATH := layers/pollwire
+
+.PHONY: help run test simulate cost check build deploy clean environments
 
 help: ## Say what each target does
 	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' Makefile | expand -t 18
@@ -30,6 +38,9 @@ help: ## Say what each target does
 	@printf '  make test    ARGS="-k due"   more words for pytest\n'
 	@printf '  make simulate SECONDS=60 SEED=1   for how long, and where to begin\n'
 	@printf '               REPLAY=swarm:1   one run again, as a failure was printed\n'
+	@printf '  make cost    ACCOUNTS=1000000  one deployment, position by position; otherwise a table of some\n'
+	@printf '               CHANGES_PER_DAY=20 INTERVAL=60 SLOWEST=900   of each account; seconds between two polls\n'
+	@printf '               LATENCY_MS=50   how long the provider takes to answer\n'
 	@printf '  make deploy  STACK=pollwire  name of the stack\n'
 	@printf '               PARAMETERS="AllowedHosts=https://api.example.com LogLevel=DEBUG"\n'
 	@printf '  all          PYTHON=python3.13   interpreter to make the environments with, 3.11 to 3.14\n'
@@ -44,6 +55,11 @@ test: ## Run every test; none needs an AWS account
 simulate: ## Look for a lost event: the whole system under random faults, in simulated time
 	@$(MAKE_ENVIRONMENTS) .venv/bin/python -W ignore -m tests.simulation \
 		--seconds '$(SECONDS)' --seed '$(SEED)' --replay '$(REPLAY)'
+
+cost: ## Print what a deployment costs a month on AWS, from counted calls and measured CPU time
+	@$(MAKE_ENVIRONMENTS) .venv/bin/python -m tests.bench.cost 'ACCOUNTS=$(ACCOUNTS)' \
+		'INTERVAL=$(INTERVAL)' 'SLOWEST=$(SLOWEST)' 'CHANGES_PER_DAY=$(CHANGES_PER_DAY)' \
+		'LATENCY_MS=$(LATENCY_MS)'
 
 check: environments ## Check style, types and the template
 	.venv/bin/ruff check .
