@@ -5,6 +5,8 @@ PARAMETERS ?=
 SECONDS ?=
 SEED ?= 1
 REPLAY ?=
+ACCOUNTS ?=
+ROUNDS ?=
 PORT ?=
 AWS_PORT ?=
 
@@ -15,10 +17,12 @@ export PYTHON_RUNTIME := $(or $(patsubst PythonRuntime=%,%,$(filter PythonRuntim
 NO_PYTHON := pollwire: there is no $(PYTHON); install Python 3.11 or later, or name one: make PYTHON=python3.13
 MAKE_ENVIRONMENTS := command -v $(PYTHON) >/dev/null || { echo '$(NO_PYTHON)' >&2; exit 1; }; \
 	exec $(PYTHON) -m local.bootstrap
+# What is no pytest, and no Lambda with its layers, finds our package there.
+WITH_LAYER := export PYTHONPATH=layers/pollwire;
 SAM := .venv-sam/bin/sam
 OVERRIDES := $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
 
-.PHONY: help run test simulate check build deploy clean environments
+.PHONY: help run test simulate bench check build deploy clean environments
 
 help: ## Say what each target does
 	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' Makefile | expand -t 18
@@ -30,6 +34,7 @@ help: ## Say what each target does
 	@printf '  make test    ARGS="-k due"   more words for pytest\n'
 	@printf '  make simulate SECONDS=60 SEED=1   for how long, and where to begin\n'
 	@printf '               REPLAY=swarm:1   one run again, as a failure was printed\n'
+	@printf '  make bench   ACCOUNTS=1000 ROUNDS=5   accounts of the shard; more rounds are steadier\n'
 	@printf '  make deploy  STACK=pollwire  name of the stack\n'
 	@printf '               PARAMETERS="AllowedHosts=https://api.example.com LogLevel=DEBUG"\n'
 	@printf '  all          PYTHON=python3.13   interpreter to make the environments with, 3.11 to 3.14\n'
@@ -42,8 +47,12 @@ test: ## Run every test; none needs an AWS account
 	@$(MAKE_ENVIRONMENTS) .venv/bin/python -m pytest $(ARGS)
 
 simulate: ## Look for a lost event: the whole system under random faults, in simulated time
-	@$(MAKE_ENVIRONMENTS) .venv/bin/python -W ignore -m tests.simulation \
+	@$(WITH_LAYER) $(MAKE_ENVIRONMENTS) .venv/bin/python -W ignore -m tests.simulation \
 		--seconds '$(SECONDS)' --seed '$(SEED)' --replay '$(REPLAY)'
+
+bench: ## Measure what an idle account costs, beside plain clients; Linux, 2 minutes
+	@$(WITH_LAYER) $(MAKE_ENVIRONMENTS) .venv/bin/python -m tests.bench \
+		--accounts '$(ACCOUNTS)' --rounds '$(ROUNDS)'
 
 check: environments ## Check style, types and the template
 	.venv/bin/ruff check .
