@@ -262,6 +262,7 @@ _QUERY = _SCAN | {
     "ExpressionAttributeNames",
     "ExpressionAttributeValues",
     "KeyConditionExpression",
+    "ProjectionExpression",
     "ScanIndexForward",
 }
 
@@ -339,7 +340,7 @@ class _Table:
 
     def _page(self, params: Params, keys: Iterable[Key], wanted: Callable[[Item], bool]) -> Answer:
         limit, stale = params.get("Limit", 0), self._is_stale(params)
-        start = params.get("ExclusiveStartKey")
+        start, only = params.get("ExclusiveStartKey"), _projection(params)
         found: list[Item] = []
         size, answer = 0, {}
         if start:
@@ -348,8 +349,10 @@ class _Table:
             item = self._seen(key, stale)
             if item is None or not wanted(item):
                 continue
-            found.append(item.copy())
-            size += item.size
+            found.append(
+                {name: one for name, one in item.copy().items() if not only or name in only}
+            )
+            size += item.size  # DynamoDB's pages are cut before attributes are left out.
             if size > self._hooks.page_bytes or len(found) == limit:
                 answer = {"LastEvaluatedKey": {"pk": {"S": key[0]}, "sk": {"S": key[1]}}}
                 break
@@ -670,6 +673,19 @@ class _KeyCondition:
 
 
 @lru_cache(maxsize=1024)
+def _projection(params: Params) -> list[str]:
+    """Name the attributes that are asked for, plain ones only; none for all of them."""
+    asked = params.get("ProjectionExpression")
+    if asked is None:
+        return []
+    names = [one.strip() for one in asked.split(",")]
+    if not all(re.fullmatch("[a-z][a-z_0-9]*", one) for one in names):
+        raise NotImplementedError("ProjectionExpression takes plain names only")
+    if len(set(names)) < len(names):
+        raise Invalid("Invalid ProjectionExpression: Two document paths overlap with each other")
+    return names
+
+
 def _key_condition(text: str, names: tuple[tuple[str, str], ...]) -> _KeyCondition:
     what = "KeyConditionExpression"
     parsed = expressions.condition(what, text, names)

@@ -19,6 +19,18 @@ Noun = TypeVar("Noun")
 #: How the attributes are called that say when a stream was listed from end to end.
 LISTED = "listed_"
 
+#: Attributes of an account that every check reads.
+CHECKED = (
+    "sk",
+    "marks",
+    "pending",
+    "failures",
+    "not_before",
+    "standing",
+    "settings",
+    "watched",
+)
+
 #: Attributes of a stream that does not come on.
 TROUBLE = ("trouble", "trouble_at", "failures", "not_before")
 
@@ -53,7 +65,7 @@ class Standing:
 
         watched: Ids to have an eye on.
 
-        listed: When streams were last listed from end to end, by stream (dashes are underscores).
+        listed: When streams were last listed from end to end, by :func:`listed_name`.
     """
 
     account: str
@@ -70,7 +82,7 @@ class Standing:
 
     def listed_ms(self, stream: str) -> int:
         """When a stream was last listed from end to end; 0 if it never was."""
-        return self.listed.get(stream.replace("-", "_"), 0)
+        return self.listed.get(listed_name(stream), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +164,11 @@ class StreamState:
     not_before_ms: int = 0
 
 
+def listed_name(stream: str) -> str:
+    """Name the attribute that says when a stream was last listed from end to end."""
+    return f"{LISTED}{stream.replace('-', '_')}"
+
+
 def record_sk(identity: str) -> str:
     encoded = identity.encode()
     if len(encoded) <= KEY_BYTES_MAX and not identity.startswith("sha256:"):
@@ -231,11 +248,7 @@ def read_standing(item: Item) -> Standing:
         settings=_read_map(item, "settings"),
         credential=item["credential"]["B"] if "credential" in item else None,
         watched=frozenset(item["watched"]["SS"]) if "watched" in item else frozenset(),
-        listed={
-            name.removeprefix(LISTED): _read_int(item, name)
-            for name in item
-            if name.startswith(LISTED)
-        },
+        listed={name: _read_int(item, name) for name in item if name.startswith(LISTED)},
     )
 
 
