@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from pollwire import due, marks
 from pollwire.drain import Delta
@@ -36,8 +37,7 @@ from pollwire.providers import Provider
 from pollwire.world import NONE, Counts, World, watched
 
 
-@dataclass(frozen=True, slots=True)
-class _Poll:
+class _Poll(NamedTuple):
     """One account of a check: how it stands, and the streams to list from end to end."""
 
     standing: Standing
@@ -160,7 +160,7 @@ def _due_accounts(
         if standing.paused or standing.not_before_ms > now_ms:
             continue
         seen = marks.unpack(standing.marks, now_ms, overlap_s)
-        eyed = watched(standing, now_ms)
+        eyed = watched(standing, now_ms) if standing.watched else NONE
         # What is watched may change any moment; what was never seen has not been quiet.
         quiet_ms = 0 if eyed or not seen.changed_ms else now_ms - seen.changed_ms
         pace = (standing.account, job.due_ms, quiet_ms, connection.interval_s, connection.slowest_s)

@@ -170,13 +170,12 @@ class State:
         Returns:
             The accounts, and the names of those that cannot be read.
         """
-        names = [*CHECKED, *map(listed_name, listed)]
-        if sealed:
-            names.append("credential")
+        instants = [listed_name(stream) for stream in listed]
+        names = [*CHECKED, *instants, *(("credential",) if sealed else ())]
         standings, broken = [], []
         for item in self._query(f"shard#{connection}#{shard}", names=names, consistent=False):
             try:
-                standings.append(read_standing(item))
+                standings.append(read_standing(item, instants))
             except (KeyError, ValueError, TypeError, AttributeError):
                 broken.append(item["sk"]["S"])
         return standings, broken

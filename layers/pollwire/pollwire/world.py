@@ -122,7 +122,7 @@ class World:
         settings = standing.settings
         if connection.settings:
             settings = {**connection.settings, **settings}
-        eyed = watched(standing, self.clock())
+        eyed = watched(standing, self.clock()) if standing.watched else NONE
         sealed = standing.credential or connection.credential
         if not opened or not sealed:
             return Account(
@@ -213,8 +213,6 @@ class World:
 
 def watched(standing: Standing, now_ms: int) -> frozenset[str]:
     """Name the ids that an account still has an eye on; each was written with its end."""
-    if not standing.watched:
-        return NONE
     pairs = (one.partition("@") for one in standing.watched)
     return frozenset(
         identity

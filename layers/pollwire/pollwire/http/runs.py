@@ -152,15 +152,15 @@ class Run(Generic[K]):
             now_s = time.monotonic()
             if now_s >= self.last_start_s or self.pace.wait_s(now_s) > 0:
                 return
+            if not self.waiting:
+                found = next(self.checks, None)
+                if found is None:
+                    self.more = False
+                    return
+                self._advance(*found, None)
             if self.waiting:
                 self.pace.take(now_s)
                 self._begin(self.waiting.popleft())
-                continue
-            found = next(self.checks, None)
-            if found is None:
-                self.more = False
-                return
-            self._advance(*found, None)
 
     def _begin(self, poll: Poll[K]) -> None:
         try:
