@@ -340,7 +340,10 @@ class _Table:
 
     def _page(self, params: Params, keys: Iterable[Key], wanted: Callable[[Item], bool]) -> Answer:
         limit, stale = params.get("Limit", 0), self._is_stale(params)
-        start, only = params.get("ExclusiveStartKey"), _projection(params)
+        start, only = (
+            params.get("ExclusiveStartKey"),
+            _projection(params.get("ProjectionExpression", "")),
+        )
         found: list[Item] = []
         size, answer = 0, {}
         if start:
@@ -673,12 +676,9 @@ class _KeyCondition:
 
 
 @lru_cache(maxsize=1024)
-def _projection(params: Params) -> list[str]:
+def _projection(asked: str) -> list[str]:
     """Name the attributes that are asked for, plain ones only; none for all of them."""
-    asked = params.get("ProjectionExpression")
-    if asked is None:
-        return []
-    names = [one.strip() for one in asked.split(",")]
+    names = [one.strip() for one in asked.split(",")] if asked else []
     if not all(re.fullmatch("[a-z][a-z_0-9]*", one) for one in names):
         raise NotImplementedError("ProjectionExpression takes plain names only")
     if len(set(names)) < len(names):
@@ -686,6 +686,7 @@ def _projection(params: Params) -> list[str]:
     return names
 
 
+@lru_cache(maxsize=1024)
 def _key_condition(text: str, names: tuple[tuple[str, str], ...]) -> _KeyCondition:
     what = "KeyConditionExpression"
     parsed = expressions.condition(what, text, names)
