@@ -340,10 +340,8 @@ class _Table:
 
     def _page(self, params: Params, keys: Iterable[Key], wanted: Callable[[Item], bool]) -> Answer:
         limit, stale = params.get("Limit", 0), self._is_stale(params)
-        start, only = (
-            params.get("ExclusiveStartKey"),
-            _projection(params.get("ProjectionExpression", "")),
-        )
+        start = params.get("ExclusiveStartKey")
+        only = _projection(params.get("ProjectionExpression", ""))
         found: list[Item] = []
         size, answer = 0, {}
         if start:
@@ -352,9 +350,8 @@ class _Table:
             item = self._seen(key, stale)
             if item is None or not wanted(item):
                 continue
-            found.append(
-                {name: one for name, one in item.copy().items() if not only or name in only}
-            )
+            copy = item.copy()
+            found.append({name: copy[name] for name in only if name in copy} if only else copy)
             size += item.size  # DynamoDB's pages are cut before attributes are left out.
             if size > self._hooks.page_bytes or len(found) == limit:
                 answer = {"LastEvaluatedKey": {"pk": {"S": key[0]}, "sk": {"S": key[1]}}}
@@ -681,6 +678,9 @@ def _projection(asked: str) -> list[str]:
     names = [one.strip() for one in asked.split(",")] if asked else []
     if not all(re.fullmatch("[a-z][a-z_0-9]*", one) for one in names):
         raise NotImplementedError("ProjectionExpression takes plain names only")
+    reserved = [one for one in names if one.upper() in expressions.reserved_words()]
+    if reserved:
+        raise Invalid(f"Attribute name is a reserved keyword; reserved keyword: {reserved[0]}")
     if len(set(names)) < len(names):
         raise Invalid("Invalid ProjectionExpression: Two document paths overlap with each other")
     return names
