@@ -222,9 +222,12 @@ class _Slot:
             self._set_form(request)
 
     def _set_headers(self, headers: Mapping[str, str]) -> None:
-        given = {name.lower() for name in headers}
-        lines = [line for name, line in _FIXED_LINES.items() if name not in given]
-        lines += [f"{name}: {text}" if text else f"{name};" for name, text in headers.items()]
+        fixed, lines = _FIXED_LINES, []
+        for name, text in headers.items():
+            lines.append(f"{name}: {text}" if text else f"{name};")
+            if name.lower() in fixed:
+                fixed = {other: line for other, line in fixed.items() if other != name.lower()}
+        lines += fixed.values()
         # Without a value, libcurl leaves its own out: a form need not be announced.
         lines.append("Expect:")
         self.handle.setopt(pycurl.HTTPHEADER, lines)

@@ -205,8 +205,10 @@ class YouMail:
 
 
 def _validators(seen: Seen) -> dict[str, str]:
-    validators = {"If-None-Match": seen.etag, "If-Modified-Since": seen.modified}
-    return {name: value for name, value in validators.items() if value}
+    validators = {"If-None-Match": seen.etag} if seen.etag else {}
+    if seen.modified:
+        validators["If-Modified-Since"] = seen.modified
+    return validators
 
 
 def _changed(stored: str, raw: str, headers: Mapping[str, str]) -> Seen:
