@@ -10,6 +10,7 @@ INTERVAL ?=
 SLOWEST ?=
 CHANGES_PER_DAY ?=
 LATENCY_MS ?=
+ROUNDS ?=
 PORT ?=
 AWS_PORT ?=
 
@@ -24,9 +25,9 @@ SAM := .venv-sam/bin/sam
 OVERRIDES := $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
 
 # Modules of the layer, for what is run as a module of tests.
-simulate cost: export PYTHONPATH := layers/pollwire
+simulate bench cost: export PYTHONPATH := layers/pollwire
 
-.PHONY: help run test simulate cost check build deploy clean environments
+.PHONY: help run test simulate bench cost check build deploy clean environments
 
 help: ## Say what each target does
 	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' Makefile | expand -t 18
@@ -38,6 +39,7 @@ help: ## Say what each target does
 	@printf '  make test    ARGS="-k due"   more words for pytest\n'
 	@printf '  make simulate SECONDS=60 SEED=1   for how long, and where to begin\n'
 	@printf '               REPLAY=swarm:1   one run again, as a failure was printed\n'
+	@printf '  make bench   ACCOUNTS=1000 ROUNDS=5   accounts of the shard; more rounds are steadier\n'
 	@printf '  make cost    ACCOUNTS=1000000  one deployment, position by position; otherwise a table of some\n'
 	@printf '               CHANGES_PER_DAY=20 INTERVAL=60 SLOWEST=900   of each account; seconds between two polls\n'
 	@printf '               LATENCY_MS=50   how long the provider takes to answer\n'
@@ -55,6 +57,10 @@ test: ## Run every test; none needs an AWS account
 simulate: ## Look for a lost event: the whole system under random faults, in simulated time
 	@$(MAKE_ENVIRONMENTS) .venv/bin/python -W ignore -m tests.simulation \
 		--seconds '$(SECONDS)' --seed '$(SEED)' --replay '$(REPLAY)'
+
+bench: ## Measure what an idle account costs, beside plain clients; Linux, 2 minutes
+	@$(MAKE_ENVIRONMENTS) .venv/bin/python -m tests.bench \
+		--accounts '$(ACCOUNTS)' --rounds '$(ROUNDS)'
 
 cost: ## Print what a deployment costs a month on AWS, from counted calls and measured CPU time
 	@$(MAKE_ENVIRONMENTS) .venv/bin/python -m tests.bench.cost 'ACCOUNTS=$(ACCOUNTS)' \

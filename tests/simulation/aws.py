@@ -262,6 +262,7 @@ _QUERY = _SCAN | {
     "ExpressionAttributeNames",
     "ExpressionAttributeValues",
     "KeyConditionExpression",
+    "ProjectionExpression",
     "ScanIndexForward",
 }
 
@@ -340,6 +341,7 @@ class _Table:
     def _page(self, params: Params, keys: Iterable[Key], wanted: Callable[[Item], bool]) -> Answer:
         limit, stale = params.get("Limit", 0), self._is_stale(params)
         start = params.get("ExclusiveStartKey")
+        only = _projection(params.get("ProjectionExpression", ""))
         found: list[Item] = []
         size, answer = 0, {}
         if start:
@@ -348,8 +350,9 @@ class _Table:
             item = self._seen(key, stale)
             if item is None or not wanted(item):
                 continue
-            found.append(item.copy())
-            size += item.size
+            copy = item.copy()
+            found.append({name: copy[name] for name in only if name in copy} if only else copy)
+            size += item.size  # DynamoDB's pages are cut before attributes are left out.
             if size > self._hooks.page_bytes or len(found) == limit:
                 answer = {"LastEvaluatedKey": {"pk": {"S": key[0]}, "sk": {"S": key[1]}}}
                 break
@@ -667,6 +670,20 @@ class _KeyCondition:
     condition: Condition
     pk: str
     sk: tuple[str, ...]
+
+
+@lru_cache(maxsize=1024)
+def _projection(asked: str) -> list[str]:
+    """Name the attributes that are asked for, plain ones only; none for all of them."""
+    names = [one.strip() for one in asked.split(",")] if asked else []
+    if not all(re.fullmatch("[a-z][a-z_0-9]*", one) for one in names):
+        raise NotImplementedError("ProjectionExpression takes plain names only")
+    reserved = [one for one in names if one.upper() in expressions.reserved_words()]
+    if reserved:
+        raise Invalid(f"Attribute name is a reserved keyword; reserved keyword: {reserved[0]}")
+    if len(set(names)) < len(names):
+        raise Invalid("Invalid ProjectionExpression: Two document paths overlap with each other")
+    return names
 
 
 @lru_cache(maxsize=1024)

@@ -299,6 +299,8 @@ def some_query(chance: Random, pk: str) -> Call:
         params["Limit"] = chance.randint(1, 2)
     if chance.random() < 0.3:
         params["ExclusiveStartKey"] = key(pk, chance.choice("xyz"))
+    if chance.random() < 0.3:
+        params["ProjectionExpression"] = chance.choice(["sk", "sk, a", "a, b, absent"])
     return "Query", params
 
 

@@ -9,15 +9,29 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pollwire.model import NOTHING, Connection, Event, Record
 
 Item = Mapping[str, Any]
 Noun = TypeVar("Noun")
 
+_parse: Final = json.JSONDecoder().raw_decode
+
 #: How the attributes are called that say when a stream was listed from end to end.
 LISTED = "listed_"
+
+#: Attributes of an account that every check reads.
+CHECKED = (
+    "sk",
+    "marks",
+    "pending",
+    "failures",
+    "not_before",
+    "standing",
+    "settings",
+    "watched",
+)
 
 #: Attributes of a stream that does not come on.
 TROUBLE = ("trouble", "trouble_at", "failures", "not_before")
@@ -76,7 +90,7 @@ class Standing:
 
         watched: Ids to have an eye on.
 
-        listed: When streams were last listed from end to end, by stream (dashes are underscores).
+        listed: When streams were last listed from end to end, by :func:`listed_name`.
     """
 
     account: str
@@ -93,7 +107,7 @@ class Standing:
 
     def listed_ms(self, stream: str) -> int:
         """When a stream was last listed from end to end; 0 if it never was."""
-        return self.listed.get(stream.replace("-", "_"), 0)
+        return self.listed.get(listed_name(stream), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +189,11 @@ class StreamState:
     not_before_ms: int = 0
 
 
+def listed_name(stream: str) -> str:
+    """Name the attribute that says when a stream was last listed from end to end."""
+    return f"{LISTED}{stream.replace('-', '_')}"
+
+
 def record_sk(identity: str) -> str:
     encoded = identity.encode()
     if len(encoded) <= KEY_BYTES_MAX and not identity.startswith("sha256:"):
@@ -206,6 +225,15 @@ def _read_int(item: Item, name: str) -> int:
 def _read_map(item: Item, name: str) -> Mapping[str, str]:
     parsed: Mapping[str, str] = json.loads(item[name]["S"]) if name in item else NOTHING
     return parsed
+
+
+def _read_settings(written: str) -> Mapping[str, str]:
+    """Read settings; one step below ``json.loads``, which takes three times as long."""
+    text = written.strip(" \t\r\n")
+    settings, end = _parse(text)
+    if end < len(text) or not isinstance(settings, dict):
+        raise ValueError("settings: one JSON object is expected")
+    return settings
 
 
 def read_connection(item: Item) -> Connection:
@@ -294,23 +322,25 @@ def account_move(table: str, item: Item, pk: str) -> list[dict[str, Any]]:
     return [{"Put": new}, {"Delete": old}]
 
 
-def read_standing(item: Item) -> Standing:
+def read_standing(item: Item, listed: Iterable[str] = ()) -> Standing:
+    """
+    Read how an account stands.
+
+    Args:
+        listed: Attributes that say when a stream was last listed from end to end.
+    """
     return Standing(
-        account=item["sk"]["S"],
-        marks=_read_text(item, "marks"),
-        pending=frozenset(item["pending"]["SS"]) if "pending" in item else frozenset(),
-        was_empty="was_empty" in item,
-        failures=_read_int(item, "failures"),
-        not_before_ms=_read_int(item, "not_before"),
-        paused=_read_text(item, "standing") == "paused",
-        settings=_read_map(item, "settings"),
-        credential=item["credential"]["B"] if "credential" in item else None,
-        watched=frozenset(item["watched"]["SS"]) if "watched" in item else frozenset(),
-        listed={
-            name.removeprefix(LISTED): _read_int(item, name)
-            for name in item
-            if name.startswith(LISTED)
-        },
+        item["sk"]["S"],
+        item["marks"]["S"] if "marks" in item else "",
+        frozenset(item["pending"]["SS"]) if "pending" in item else frozenset(),
+        "was_empty" in item,
+        int(item["failures"]["N"]) if "failures" in item else 0,
+        int(item["not_before"]["N"]) if "not_before" in item else 0,
+        "standing" in item and item["standing"]["S"] == "paused",
+        _read_settings(item["settings"]["S"]) if "settings" in item else NOTHING,
+        item["credential"]["B"] if "credential" in item else None,
+        frozenset(item["watched"]["SS"]) if "watched" in item else frozenset(),
+        {name: int(item[name]["N"]) for name in listed if name in item},
     )
 
 

@@ -12,9 +12,10 @@ written down first, and nothing is forgotten before it was published.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from pollwire import due, marks
 from pollwire.drain import Delta
@@ -36,7 +37,7 @@ from pollwire.items import Standing
 from pollwire.model import Account, CheckJob, Connection, DeltaJob, Seen, Turn
 from pollwire.providers import Provider
 from pollwire.state import shard_of
-from pollwire.world import Counts, World, watched
+from pollwire.world import NONE, Counts, World, watched
 
 #: Accounts of a shard: with more of them a check splits all shards of its connection.
 SHARD_MAX = 1_000
@@ -45,14 +46,18 @@ SHARD_MAX = 1_000
 MOVES_MAX = 200
 
 
-@dataclass(frozen=True, slots=True)
-class _Poll:
+class _Poll(NamedTuple):
     """One account of a check: how it stands, and the streams to list from end to end."""
 
     standing: Standing
     account: Account
     seen: Seen
     full: frozenset[str]
+
+    def is_idle(self, answer: Seen | PollwireError) -> bool:
+        """Tell whether there is nothing to write and nothing to queue: nearly always."""
+        standing = self.standing
+        return answer is self.seen and not (standing.pending or standing.failures or self.full)
 
 
 def schedule(world: World, minute_ms: int) -> Counts:
@@ -123,33 +128,6 @@ def _is_outage(connection: Connection, answers: list[tuple[str, Seen | PollwireE
     return silent >= fewest and silent + unasked == len(answers)
 
 
-def _note_answers(
-    world: World,
-    job: CheckJob,
-    connection: Connection,
-    provider: Provider,
-    polled: Mapping[str, _Poll],
-    answers: list[tuple[str, Seen | PollwireError]],
-    spent: dict[str, int],
-    counts: Counts,
-) -> list[DeltaJob]:
-    """Write what the answers say, account by account; name the delta jobs that they make."""
-    jobs: list[DeltaJob] = []
-    for key, answer in answers:
-        poll = polled[key]
-        try:
-            pending = _note_answer(world, job, provider, poll, answer, counts)
-        except PollwireError as error:
-            pending = poll.standing.pending
-            _leave_alone(world, job, connection, poll.standing, error, counts)
-            if isinstance(error, RateLimited) and spent.get(key, 0) <= error.retry_after_s:
-                spent.pop(key, None)  # It is left alone for as long already.
-        jobs += _delta_jobs(job, provider, poll, pending)
-    if connection.outages and not all(isinstance(answer, Unasked) for _, answer in answers):
-        world.state.note_answered(connection.name)
-    return jobs
-
-
 def _answers(
     world: World,
     job: CheckJob,
@@ -166,11 +144,12 @@ def _answers(
     """
     ends_ms = world.clock() + due.check_s(job) * 1000
     later = Unasked("what is left of its budget is for what is pending")
+    patient = {key for key, one in polled.items() if _gives_way(one.standing)}
     answers: list[tuple[str, Seen | PollwireError]] = [
-        (key, later) for key, one in polled.items() if _gives_way(one.standing)
+        (key, later) for key in polled if key in patient
     ]
-    asked = {key: one for key, one in polled.items() if not _gives_way(one.standing)}
-    for keys in _turns(connection, asked):
+    asked = [key for key in polled if key not in patient]
+    for keys in _turns(connection, polled, asked):
         if spent and world.shares_rate(connection):
             return answers
         answers += world.http.run(
@@ -190,9 +169,8 @@ def _gives_way(standing: Standing) -> bool:
     return bool(standing.pending and standing.not_before_ms and not standing.failures)
 
 
-def _turns(connection: Connection, polled: Mapping[str, _Poll]) -> list[list[str]]:
+def _turns(connection: Connection, polled: Mapping[str, _Poll], keys: list[str]) -> list[list[str]]:
     """Send one account ahead to get the access token, where all share one and it is not there."""
-    keys = list(polled)
     if not keys or not connection.credential or polled[keys[0]].account.token.is_fresh:
         return [keys]
     return [keys[:1], keys[1:]]
@@ -209,32 +187,32 @@ def _due_accounts(
     """Read the shard's accounts that are due, and what each one's last check brought."""
     overlap_s = max(stream.overlap_s for stream in provider.streams.values())
     turn = Turn(job.due_ms, job.after_s, connection.interval_s)
+    listed = [name for name, stream in provider.streams.items() if stream.reconcile_s]
+    opened = provider.check_needs_credential
     polled: dict[str, _Poll] = {}
-    standings, broken = world.state.shard(job.connection, job.shard)
+    standings, broken = world.state.shard(job.connection, job.shard, sealed=opened, listed=listed)
     counts["broken"] += len(broken)
     for standing in _turned(_settled(world, job, connection, standings, counts), job):
         if standing.paused or standing.not_before_ms > now_ms:
             continue
         seen = marks.unpack(standing.marks, now_ms, overlap_s)
-        eyed = watched(standing, now_ms)
+        eyed = watched(standing, now_ms) if standing.watched else NONE
         # What is watched may change any moment; what was never seen has not been quiet.
         quiet_ms = 0 if eyed or not seen.changed_ms else now_ms - seen.changed_ms
         pace = (standing.account, job.due_ms, quiet_ms, connection.interval_s, connection.slowest_s)
         if not (eyed if job.after_s else due.is_due(*pace)):
             continue
         try:
-            account = world.account(
-                connection, provider, standing, opened=provider.check_needs_credential
-            )
+            account = world.account(connection, provider, standing, opened=opened, turn=turn)
         except Unasked:
             counts["unasked"] += 1
             continue
         except Misconfigured as error:
             _leave_alone(world, job, connection, standing, error, counts)
             continue
-        account = replace(account, turn=turn)
-        full = _full(standing, provider, job)
-        if full or (not job.after_s and due.distrusts(*pace)):
+        full = _full(standing, provider, listed, job)
+        trusted = bool(seen.etag or seen.modified)
+        if trusted and (full or (not job.after_s and due.distrusts(*pace))):
             seen = replace(seen, etag="", modified="")
         polled[standing.account] = _Poll(standing, account, seen, full)
     return polled
@@ -270,15 +248,21 @@ def _settled(
     return stay
 
 
-def _full(standing: Standing, provider: Provider, job: CheckJob) -> frozenset[str]:
+def _full(
+    standing: Standing, provider: Provider, listed: Sequence[str], job: CheckJob
+) -> frozenset[str]:
     """Name the streams that are to be listed from end to end."""
-    if job.after_s:
-        return frozenset()
+    if job.after_s or not listed:
+        return NONE
     return frozenset(
         name
-        for name, stream in provider.streams.items()
+        for name in listed
         if due.reconciles(
-            standing.account, name, job.due_ms, standing.listed_ms(name), stream.reconcile_s
+            standing.account,
+            name,
+            job.due_ms,
+            standing.listed_ms(name),
+            provider.streams[name].reconcile_s,
         )
     )
 
@@ -287,6 +271,35 @@ def _turned(standings: list[Standing], job: CheckJob) -> list[Standing]:
     """Begin at another account each time, so that none is always the one there is no time for."""
     first = due.stable_hash(str(job.due_ms)) % len(standings) if standings else 0
     return standings[first:] + standings[:first]
+
+
+def _note_answers(
+    world: World,
+    job: CheckJob,
+    connection: Connection,
+    provider: Provider,
+    polled: Mapping[str, _Poll],
+    answers: list[tuple[str, Seen | PollwireError]],
+    spent: dict[str, int],
+    counts: Counts,
+) -> list[DeltaJob]:
+    """Write what the answers say, if anything; return the delta jobs that they ask for."""
+    jobs: list[DeltaJob] = []
+    for key, answer in answers:
+        poll = polled[key]
+        if poll.is_idle(answer):
+            continue
+        try:
+            pending = _note_answer(world, job, provider, poll, answer, counts)
+        except PollwireError as error:
+            pending = poll.standing.pending
+            _leave_alone(world, job, connection, poll.standing, error, counts)
+            if isinstance(error, RateLimited) and spent.get(key, 0) <= error.retry_after_s:
+                spent.pop(key, None)  # It is left alone for as long already.
+        jobs += _delta_jobs(job, provider, poll, pending)
+    if connection.outages and not all(isinstance(answer, Unasked) for _, answer in answers):
+        world.state.note_answered(connection.name)
+    return jobs
 
 
 def _note_answer(

@@ -4,6 +4,7 @@ The environment, turned into objects once a container.
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import time
@@ -75,7 +76,16 @@ class Settings:
 @cache
 def world() -> World:
     """Build what the stages work with, at the first call."""
-    return build(Settings.read(os.environ))
+    built = build(Settings.read(os.environ))
+    _keep()
+    return built
+
+
+@cache
+def _keep() -> None:
+    """Tell the garbage collector, once a process, that what is loaded by now stays."""
+    # It would look through all of botocore's models every few checks: a tenth of what those cost.
+    gc.freeze()
 
 
 def build(settings: Settings) -> World:

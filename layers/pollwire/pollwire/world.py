@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from pollwire import due
 from pollwire.errors import (
@@ -22,7 +23,7 @@ from pollwire.errors import (
 )
 from pollwire.http import Hosts, Http
 from pollwire.items import Standing
-from pollwire.model import Account, CheckJob, Connection, DeltaJob, Grant, Token
+from pollwire.model import Account, CheckJob, Connection, DeltaJob, Grant, Token, Turn
 from pollwire.providers import Provider
 from pollwire.queues import Queues, Topic
 from pollwire.secrets import Sealer
@@ -30,6 +31,10 @@ from pollwire.state import State
 
 #: Tokens in memory: a few shards of accounts.
 TOKENS_MAX = 5_000
+
+NONE: Final[frozenset[str]] = frozenset()
+
+ANY_TURN: Final = Turn()
 
 #: What a stage did, by name: the numbers of its log line and its metrics.
 Counts = Counter[str]
@@ -95,13 +100,21 @@ class World:
         return self.providers[connection.provider].shares_rate or bool(connection.credential)
 
     def account(
-        self, connection: Connection, provider: Provider, standing: Standing, *, opened: bool
+        self,
+        connection: Connection,
+        provider: Provider,
+        standing: Standing,
+        *,
+        opened: bool,
+        turn: Turn = ANY_TURN,
     ) -> Account:
         """
         Make an account as its provider's module sees it.
 
         Args:
             opened: With its credential, its own or the one its connection shares.
+
+            turn: Of a check: which instant it is for.
 
         Raises:
             Misconfigured: A host is not allowed, or the credential does not open.
@@ -110,17 +123,16 @@ class World:
             role: self.hosts.require(connection.hosts.get(role, own))
             for role, own in provider.hosts.items()
         }
-        account = Account(
-            connection.name,
-            standing.account,
-            hosts,
-            {**connection.settings, **standing.settings},
-            watched=watched(standing, self.clock()),
-        )
+        settings = standing.settings
+        if connection.settings:
+            settings = {**connection.settings, **settings}
+        eyed = watched(standing, self.clock()) if standing.watched else NONE
         sealed = standing.credential or connection.credential
         if not opened or not sealed:
-            return account
-        owner = account.id if standing.credential else ""
+            return Account(
+                connection.name, standing.account, hosts, settings, watched=eyed, turn=turn
+            )
+        owner = standing.account if standing.credential else ""
         credential = self.sealer.open(sealed, connection.name, owner)
         known = (connection.name, owner, sealed)
         token = self.tokens.get(known)
@@ -129,7 +141,9 @@ class World:
                 self.tokens.clear()
             # Two threads get the same one.
             token = self.tokens.setdefault(known, self._token(*known))
-        return replace(account, credential=credential, token=token)
+        return Account(
+            connection.name, standing.account, hosts, settings, credential, token, eyed, turn
+        )
 
     def _token(self, connection: str, owner: str, credential: bytes) -> Token:
         """

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Final
 
 from pollwire.errors import Forbidden, Malformed, PollwireError, RateLimited, Rejected, Unavailable
@@ -160,17 +161,40 @@ def kept_headers(lines: list[bytes], limits: Limits) -> dict[str, str] | None:
     if len(lines) > limits.header_lines or sum(map(len, lines)) > limits.header_bytes:
         return None
     for line in lines:
-        name, colon, value = line.partition(b":")
-        if line.startswith(b"HTTP/"):
+        kind, text = _read_line(line) if len(line) <= LINE_BYTES_KNOWN else _read_line_anew(line)
+        if kind is _OTHER:
+            continue
+        if kind is _BEGIN:
             headers, ended = {}, False
-        elif not colon:
-            ended = ended or not line.strip()
+        elif kind is _END:
+            ended = True
         elif not ended:  # what follows is a trailer, of no meaning to us
-            kept = _KEPT.get(name.lower())
-            if kept is not None:
-                text = value.strip().decode("latin-1")
-                headers[kept] = f"{headers[kept]}, {text}" if kept in headers else text
+            headers[kind] = f"{headers[kind]}, {text}" if kind in headers else text
     return headers if ended else None
+
+
+#: What a line is, if it is none of the kept headers. No header's name has a blank in it.
+_BEGIN: Final = "a status line"
+_END: Final = "an empty line"
+_OTHER: Final = "any other line"
+
+#: Lines up to this long are remembered as they were read: of a thousand answers that say the same
+#: thing, most lines are the same.
+LINE_BYTES_KNOWN: Final = 256
+
+
+def _read_line_anew(line: bytes) -> tuple[str, str]:
+    """Tell what a line is: the name of a kept header and its text, or one of the three others."""
+    name, colon, value = line.partition(b":")
+    if line.startswith(b"HTTP/"):
+        return _BEGIN, ""
+    if not colon:
+        return (_OTHER, "") if line.strip() else (_END, "")
+    kept = _KEPT.get(name.lower())
+    return (_OTHER, "") if kept is None else (kept, value.strip().decode("latin-1"))
+
+
+_read_line: Final = lru_cache(maxsize=1024)(_read_line_anew)
 
 
 def bare(error: PollwireError) -> PollwireError:

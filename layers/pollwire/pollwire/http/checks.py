@@ -27,10 +27,11 @@ from pollwire.http.limits import USER_AGENT, Limits
 from pollwire.http.poll import Poll
 from pollwire.model import Request, Response
 
-_FIXED_FIELDS: Final = {
-    "Accept": "application/json",
+#: Lines that each request has, by names that it may give itself instead.
+_FIXED_LINES: Final = {
+    "accept": "Accept: application/json",
     # A check's answer is small: what gzip would save is less than what unpacking costs.
-    "Accept-Encoding": "identity",
+    "accept-encoding": "Accept-Encoding: identity",
 }
 
 #: What libcurl's codes mean, where one says more than that there is no answer.
@@ -67,7 +68,7 @@ class Checks:
     def __init__(self, limits: Limits) -> None:
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, limits.connections)
-        descriptors: dict[_Ends, int] = {}
+        descriptors: dict[_Ends, select.poll] = {}
         self.idle = [_Slot(limits, descriptors) for _ in range(limits.connections)]
         self.busy: dict[pycurl.Curl, _Slot] = {}
         self.claimed = False
@@ -138,7 +139,7 @@ class _Slot:
 
     poll: Poll[Any]
 
-    def __init__(self, limits: Limits, descriptors: dict[_Ends, int]) -> None:
+    def __init__(self, limits: Limits, descriptors: dict[_Ends, select.poll]) -> None:
         self._limits = limits
         self._descriptors = descriptors
         self._head: list[bytes] = []
@@ -200,10 +201,11 @@ class _Slot:
                 self._descriptors.clear()
             for descriptor in self._opened:
                 if _local_port(descriptor) == ends[3]:
-                    self._descriptors[ends] = descriptor
+                    self._descriptors[ends] = poller = select.poll()
+                    poller.register(descriptor, select.POLLIN)
             return pycurl.PREREQFUNC_OK
         kept = self._descriptors.get(ends)
-        self.was_disturbed = kept is None or _readable(kept)
+        self.was_disturbed = kept is None or bool(kept.poll(0))
         return pycurl.PREREQFUNC_ABORT if self.was_disturbed else pycurl.PREREQFUNC_OK
 
     def prepare(self, poll: Poll[Any]) -> None:
@@ -220,12 +222,15 @@ class _Slot:
             self._set_form(request)
 
     def _set_headers(self, headers: Mapping[str, str]) -> None:
-        given = {name.lower() for name in headers}
-        fields = {name: text for name, text in _FIXED_FIELDS.items() if name.lower() not in given}
-        fields.update(headers)
-        lines = [f"{name}: {text}" if text else f"{name};" for name, text in fields.items()]
+        fixed, lines = _FIXED_LINES, []
+        for name, text in headers.items():
+            lines.append(f"{name}: {text}" if text else f"{name};")
+            if name.lower() in fixed:
+                fixed = {other: line for other, line in fixed.items() if other != name.lower()}
+        lines += fixed.values()
         # Without a value, libcurl leaves its own out: a form need not be announced.
-        self.handle.setopt(pycurl.HTTPHEADER, [*lines, "Expect:"])
+        lines.append("Expect:")
+        self.handle.setopt(pycurl.HTTPHEADER, lines)
         self._headers = headers
 
     def _set_form(self, request: Request) -> None:
@@ -262,13 +267,16 @@ class _Slot:
             self._drop_connection()
         if headers is None:
             raise Malformed(f"{host}: {status} with headers cut short, or larger than the cap")
-        retry_after = headers.get("retry-after", "")
+        if status not in expect:
+            self._fail(status, expect, host, headers.get("retry-after", ""))
+        if self._body and "content-encoding" in headers:  # Some servers name that of a 304, too.
+            answers.require_encoding(status, headers, ("identity",), host)
+        return answers.complete(status, headers, b"".join(self._body), host)
+
+    def _fail(self, status: int, expect: frozenset[int], host: str, retry_after: str) -> None:
         failure = answers.failure_of(status, expect, host, retry_after, time.time())
         if failure is not None:
             raise failure
-        if self._body:  # Some servers name the encoding of a 304, which has none.
-            answers.require_encoding(status, headers, ("identity",), host)
-        return answers.complete(status, headers, b"".join(self._body), host)
 
     def _drop_connection(self) -> None:
         # FORBID_REUSE would have had to be set before. A connection that is shut down is found
@@ -279,12 +287,6 @@ class _Slot:
             socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as sock,
         ):
             sock.shutdown(socket.SHUT_RDWR)
-
-
-def _readable(descriptor: int) -> bool:
-    poller = select.poll()
-    poller.register(descriptor, select.POLLIN)
-    return bool(poller.poll(0))
 
 
 def _local_port(descriptor: int) -> int:

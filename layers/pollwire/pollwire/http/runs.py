@@ -91,6 +91,8 @@ class Run(Generic[K]):
         silent: Requests that nobody answered, as long as none was answered.
 
         grace_s: Time that the last answers have.
+
+        ended: Results that were not handed over yet.
     """
 
     engine: Checks
@@ -105,6 +107,7 @@ class Run(Generic[K]):
     halted: str = ""
     silent: int | None = 0
     grace_s: float = 0.0
+    ended: list[tuple[K, Seen | PollwireError]] = field(default_factory=list)
 
     @property
     def last_start_s(self) -> float:
@@ -118,15 +121,18 @@ class Run(Generic[K]):
         engine.claimed = True
         try:
             while True:
-                yield from self._start()
+                self._start()
+                yield from self._handed_over()
                 if not (engine.busy or self.waiting or self.more):
                     return
                 now_s = time.monotonic()
                 if now_s >= self.ends_s or (not engine.busy and now_s >= self.last_start_s):
                     break
                 engine.wait(self._patience_s(now_s))
-                yield from self._settle()
-            yield from self._expire()
+                self._settle()
+                yield from self._handed_over()
+            self._expire()
+            yield from self._handed_over()
         finally:
             polls = engine.abandon()
             engine.claimed = False
@@ -139,41 +145,45 @@ class Run(Generic[K]):
             patience_s = min(patience_s, max(self.pace.wait_s(now_s), 0))
         return patience_s
 
-    def _start(self) -> Iterator[tuple[K, Seen | PollwireError]]:
+    def _handed_over(self) -> list[tuple[K, Seen | PollwireError]]:
+        ended, self.ended = self.ended, []
+        return ended
+
+    def _start(self) -> None:
         if self.halted:
-            yield from self._unasked(self.halted)
+            self._unasked(self.halted)
         while self.engine.idle:
             now_s = time.monotonic()
             if now_s >= self.last_start_s or self.pace.wait_s(now_s) > 0:
                 return
+            if not self.waiting:
+                found = next(self.checks, None)
+                if found is None:
+                    self.more = False
+                    return
+                self._advance(*found, None)
             if self.waiting:
                 self.pace.take(now_s)
-                yield from self._begin(self.waiting.popleft())
-                continue
-            found = next(self.checks, None)
-            if found is None:
-                self.more = False
-                return
-            yield from self._advance(*found, None)
+                self._begin(self.waiting.popleft())
 
-    def _begin(self, poll: Poll[K]) -> Iterator[tuple[K, Seen | PollwireError]]:
+    def _begin(self, poll: Poll[K]) -> None:
         try:
             self.engine.begin(poll)
         except Exception as error:  # noqa: BLE001 - what it asks for is made of foreign texts
             reason = Malformed(f"the request cannot be sent: {type(error).__name__}")
-            yield poll.key, _ended(poll.checking, reason)
+            self.ended.append((poll.key, _ended(poll.checking, reason)))
 
-    def _settle(self) -> Iterator[tuple[K, Seen | PollwireError]]:
+    def _settle(self) -> None:
         for slot, code in self.engine.ended():
             poll: Poll[K] = slot.poll
             if slot.was_disturbed:  # nothing was sent, and the connection is closed
                 self.engine.release(slot)
-                yield from self._begin(poll)
+                self._begin(poll)
                 continue
             answer = slot.answer(code)
             self.engine.release(slot)
             spent = self._note(poll, answer)
-            yield from self._advance(poll.key, poll.checking, answer, spent)
+            self._advance(poll.key, poll.checking, answer, spent)
 
     def _note(self, poll: Poll[K], answer: Response | PollwireError) -> Mapping[str, int]:
         """Note what an answer says of rate budgets; return those that this check has used up."""
@@ -207,34 +217,34 @@ class Run(Generic[K]):
         checking: Checking,
         answer: Response | PollwireError | None,
         spent: Mapping[str, int] = NOTHING_SPENT,
-    ) -> Iterator[tuple[K, Seen | PollwireError]]:
-        """Let a check go on. Yields its result, or nothing if it waits for another answer."""
+    ) -> None:
+        """Let a check go on, to its result or to its next request."""
         step = _resumed(checking, answer)
         if isinstance(step, Request) and step.budget in spent:
             step = _ended(checking, Unasked(answers.SPENT))
         if not isinstance(step, Request):
-            yield key, step
+            self.ended.append((key, step))
             return
         try:
             origin = self.hosts.admit(step)
         except Misconfigured as error:
             _closed(checking)
-            yield key, error
+            self.ended.append((key, error))
             return
         self.waiting.append(Poll(key, checking, step, origin, spent))
 
-    def _expire(self) -> Iterator[tuple[K, Seen | PollwireError]]:
+    def _expire(self) -> None:
         """Give up on all that is not finished, begun or not."""
         for poll in self.engine.abandon():
             late = Unavailable("the run's time was up before the answer came")
-            yield poll.key, _ended(poll.checking, late)
-        yield from self._unasked("the run's time was up before this was asked")
+            self.ended.append((poll.key, _ended(poll.checking, late)))
+        self._unasked("the run's time was up before this was asked")
 
-    def _unasked(self, reason: str) -> Iterator[tuple[K, Seen | PollwireError]]:
+    def _unasked(self, reason: str) -> None:
         """Ask nothing more."""
         waiting, self.waiting = self.waiting, deque()
         for key, checking in chain(((one.key, one.checking) for one in waiting), self.checks):
-            yield key, _ended(checking, Unasked(reason))
+            self.ended.append((key, _ended(checking, Unasked(reason))))
         self.more = False
 
 
@@ -255,7 +265,7 @@ def _resumed(
         return error
     except Exception as error:  # noqa: BLE001 - a bug in one account's check must not stop others
         return Malformed(f"the check failed with {type(error).__name__}")
-    if isinstance(step, Request | Seen):
+    if isinstance(step, (Request, Seen)):
         return step
     return Malformed(f"the check gave a {type(step).__name__}")
 

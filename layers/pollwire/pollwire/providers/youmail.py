@@ -137,6 +137,8 @@ RENAMED: Final = {"status", *CREATED, "source", "callerName", "destination", "le
 #: Endings of names of what opens something: not published, should an object carry it.
 SECRETS: Final = ("password", "pin", "token", "secret", "sharekey")
 
+_POLLED: Final = frozenset({200, 304, 404})
+
 _COMPOSITE = re.compile(r"[0-9]{1,16}(?:,[0-9]{1,16}){0,63}")
 _DIGITS = re.compile(r"[0-9]{1,20}")
 _PAGE_NUMBER = re.compile(r"[1-9][0-9]{0,5}")
@@ -160,11 +162,10 @@ class YouMail:
         if not _DIGITS.fullmatch(account.id):
             raise Misconfigured("account.id is not YouMail's userId (digits); correct the account")
         stored = "" if seen.raw == KNOWN_EMPTY else seen.raw
-        validators = {"If-None-Match": seen.etag, "If-Modified-Since": seen.modified}
         response = yield Request(
             f"{account.hosts['poll']}/vm/poll/{account.id[-1]}/{account.id}",
-            headers={name: value for name, value in validators.items() if value},
-            expect=frozenset({200, 304, 404}),
+            headers=_validators(seen) if seen.etag or seen.modified else NOTHING,
+            expect=_POLLED,
         )
         if response.status == 304:
             if not (seen.etag or seen.modified):
@@ -201,6 +202,13 @@ class YouMail:
             found = [(name, *_object(account, fetch, name)) for name in names]
             rows = tuple(_read(account, stream, raw, name) for name, raw, _ in found)
             yield Page(rows, date_ms=found[0][2])
+
+
+def _validators(seen: Seen) -> dict[str, str]:
+    validators = {"If-None-Match": seen.etag} if seen.etag else {}
+    if seen.modified:
+        validators["If-Modified-Since"] = seen.modified
+    return validators
 
 
 def _changed(stored: str, raw: str, headers: Mapping[str, str]) -> Seen:
