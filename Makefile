@@ -1,10 +1,11 @@
-# Every target makes the environments it needs: .venv and .venv-sam, from local/requirements*.txt.
+# Every target makes the environments it needs, .venv*, from local/requirements*.txt.
 PYTHON ?= python3
 STACK ?= pollwire
 PARAMETERS ?=
 SECONDS ?=
 SEED ?= 1
 REPLAY ?=
+ACCOUNTS ?=
 PORT ?=
 AWS_PORT ?=
 
@@ -18,10 +19,10 @@ MAKE_ENVIRONMENTS := command -v $(PYTHON) >/dev/null || { echo '$(NO_PYTHON)' >&
 SAM := .venv-sam/bin/sam
 OVERRIDES := $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
 
-.PHONY: help run test simulate check build deploy clean environments
+.PHONY: help run test simulate bench-peers check build deploy clean environments
 
 help: ## Say what each target does
-	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' Makefile | expand -t 18
 	@printf '\nVariables:\n'
 	@printf '  make run     SECONDS=90      stop after 90 s of changes and sum up; otherwise Ctrl-C does\n'
 	@printf '               SEED=1          what happens at the simulated provider, and in which order\n'
@@ -30,6 +31,7 @@ help: ## Say what each target does
 	@printf '  make test    ARGS="-k due"   more words for pytest\n'
 	@printf '  make simulate SECONDS=60 SEED=1   for how long, and where to begin\n'
 	@printf '               REPLAY=swarm:1   one run again, as a failure was printed\n'
+	@printf '  make bench-peers ACCOUNTS=1000   how many are polled where speed is measured\n'
 	@printf '  make deploy  STACK=pollwire  name of the stack\n'
 	@printf '               PARAMETERS="AllowedHosts=https://api.example.com LogLevel=DEBUG"\n'
 	@printf '  all          PYTHON=python3.13   interpreter to make the environments with, 3.11 to 3.14\n'
@@ -41,9 +43,15 @@ run: ## Run the whole system here, without an AWS account; print each event as i
 test: ## Run every test; none needs an AWS account
 	@$(MAKE_ENVIRONMENTS) .venv/bin/python -m pytest $(ARGS)
 
+# As pytest has it from pyproject.toml.
+simulate bench-peers: export PYTHONPATH := layers/pollwire
+
 simulate: ## Look for a lost event: the whole system under random faults, in simulated time
 	@$(MAKE_ENVIRONMENTS) .venv/bin/python -W ignore -m tests.simulation \
 		--seconds '$(SECONDS)' --seed '$(SEED)' --replay '$(REPLAY)'
+
+bench-peers: ## Compare with Airbyte, Singer and dlt, over one provider: 15 minutes at most
+	@$(MAKE_ENVIRONMENTS) .venv/bin/python -W ignore -m tests.bench.peers --accounts '$(ACCOUNTS)'
 
 check: environments ## Check style, types and the template
 	.venv/bin/ruff check .
@@ -59,7 +67,7 @@ deploy: build ## Deploy to the AWS account you are logged in to
 	$(SAM) deploy --stack-name '$(STACK)' $(OVERRIDES)
 
 clean: ## Remove everything that can be made again
-	rm -rf .venv .venv-sam .local .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-sam .venv-peers-* .local .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 environments:
