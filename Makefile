@@ -22,7 +22,7 @@ OVERRIDES := $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
 .PHONY: help run test simulate bench-peers check build deploy clean environments
 
 help: ## Say what each target does
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' Makefile | expand -t 20
 	@printf '\nVariables:\n'
 	@printf '  make run     SECONDS=90      stop after 90 s of changes and sum up; otherwise Ctrl-C does\n'
 	@printf '               SEED=1          what happens at the simulated provider, and in which order\n'
@@ -51,7 +51,7 @@ simulate: ## Look for a lost event: the whole system under random faults, in sim
 		--seconds '$(SECONDS)' --seed '$(SEED)' --replay '$(REPLAY)'
 
 bench-peers: ## Compare with Airbyte, Singer and dlt, over one provider: 15 minutes at most
-	@$(MAKE_ENVIRONMENTS) .venv/bin/python -W ignore -m tests.bench.peers --accounts '$(ACCOUNTS)'
+	@$(MAKE_ENVIRONMENTS) .venv/bin/python -W ignore -m tests.bench.peers --accounts='$(ACCOUNTS)'
 
 check: environments ## Check style, types and the template
 	.venv/bin/ruff check .

@@ -7,7 +7,9 @@ import json
 import boto3
 import pytest
 
+from local.processes import Failed
 from local.simulators.kirimdev import Kirimdev
+from tests.bench.peers import __main__ as bench
 from tests.bench.peers.aws import Service
 from tests.bench.peers.provider import Provider, iso
 from tests.simulation.aws import Aws
@@ -146,3 +148,31 @@ def test_a_batch_reaches_the_subscriber(aws):
     (subscription,) = deployed().subscriptions
     (message,) = service.aws.messages(subscription.queue)
     assert message.body == entry["Message"]
+
+
+@pytest.mark.parametrize("text", ["abc", "0", "-5", "1e3", "9", "20001", "1000 "])
+def test_a_number_of_accounts_that_is_none_says_so(text, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["bench", f"--accounts={text}"])
+    with pytest.raises(SystemExit) as ended:
+        bench.main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "ACCOUNTS=" in line
+    assert "try make bench-peers ACCOUNTS=1000" in line
+
+
+def test_a_peer_that_cannot_be_made_is_named_and_the_others_are_made(monkeypatch, tmp_path):
+    made = []
+
+    def make(folder, processes):
+        if folder == ".venv-peers-singer":
+            raise Failed("the disk is full; make room and try again")
+        made.append(folder)
+
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    monkeypatch.setattr(bench, "is_made", lambda folder: False)
+    monkeypatch.setattr(bench, "make", make)
+    assert bench._make_missing() == {
+        ".venv-peers-singer": "the disk is full; make room and try again"
+    }
+    assert made == [".venv-peers-airbyte", ".venv-peers-dlt"]

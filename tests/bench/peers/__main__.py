@@ -121,7 +121,8 @@ def _compare(accounts: int, absent: dict[str, str]) -> dict[str, tuple[Cells, li
 
 
 def _print(accounts: int, results: dict[str, Any], absent: dict[str, str]) -> None:
-    cells = {name: found for name, (found, _) in results.items()}
+    cells = {name: told for name, (told, _) in results.items()}
+    found = dict.fromkeys(name for told in cells.values() for name in told)
     versions = [line for folder in PEERS for line in requirements(folder).splitlines()]
     named = "|".join(folder.removeprefix(".venv-peers-") for folder in PEERS)
     pinned = [line for line in versions if re.match(rf"({named})(-cdk|-sdk)?==", line)]
@@ -141,10 +142,10 @@ def _print(accounts: int, results: dict[str, Any], absent: dict[str, str]) -> No
     for where, words in (("strict", "strictly after"), ("inclusive", "at or after")):
         print(f"updated_since is {words} its instant")
         prefix = f"{where}: "
-        kinds = [name for name in cells["Pollwire"] if name.startswith(prefix)]
+        kinds = [name for name in found if name.startswith(prefix)]
         _table(cells, {name: name.removeprefix(prefix) for name in kinds})
     print(f"\nA row each for {ACCOUNTS} accounts, while something goes wrong")
-    wrong = [name for name in cells["Pollwire"] if name.startswith(("500", "kill"))]
+    wrong = [name for name in found if name.startswith(("500", "kill"))]
     _table(cells, {name: name for name in wrong})
     for name, (_, notes) in results.items():
         for note in notes:
@@ -156,7 +157,7 @@ def _print(accounts: int, results: dict[str, Any], absent: dict[str, str]) -> No
 def _table(cells: dict[str, Cells], rows: dict[str, str]) -> None:
     print(" " * 24 + "".join(f"{name:>15}" for name in cells))
     for key, label in rows.items():
-        print(f"  {label:<22}" + "".join(f"{found.get(key, '?'):>15}" for found in cells.values()))
+        print(f"  {label:<22}" + "".join(f"{told.get(key, '?'):>15}" for told in cells.values()))
 
 
 if __name__ == "__main__":

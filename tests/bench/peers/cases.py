@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from tests.bench.peers.tools import MINUTE_MS, Clock, Figures, Late, Tool, Upstream
+from tests.bench.peers.tools import MINUTE_MS, Clock, Ended, Figures, Late, Tool, Upstream
 
 #: A cycle may take this long, and a tool's part of the cases altogether so much.
 CYCLE_S, TOOL_S = 100, 240
@@ -97,6 +97,8 @@ def bounded(subject: Subject, work: Callable[[Subject], None], what: str) -> Non
         subject.notes.append(
             f"{what}: out of time; a cycle may take {CYCLE_S} s, this part {TOOL_S} s"
         )
+    except Ended as ended:
+        subject.notes.append(f"{what}: {ended}")
     finally:
         subject.tool.end()
 

@@ -48,6 +48,10 @@ class Late(Exception):
     """A step took longer than it may."""
 
 
+class Ended(Exception):
+    """A process that should have stayed did not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Figures:
     """
@@ -309,7 +313,8 @@ class Pollwire:
         command = [sys.executable, "-m", "tests.bench.peers.with_pollwire"]
         self._running = child(command, self._environment)
         self._worker = self._running.__enter__()
-        assert self._worker.stdout.readline() == "ready\n", "see .local/peers/children.log"
+        if self._worker.stdout.readline() != "ready\n":
+            raise Ended("the functions do not start; see .local/peers/children.log")
         self._cpu_s = self._rss_mb = 0.0
 
     def end(self) -> None:
@@ -414,7 +419,8 @@ class Pollwire:
 
     def _hear(self) -> Any:
         line = self._worker.stdout.readline()
-        assert line, "a function ended; see .local/peers/children.log"
+        if not line:
+            raise Ended("a function ended; see .local/peers/children.log")
         said = json.loads(line)
         self._cpu_s, self._rss_mb = said["cpu_s"], said["rss_mb"]
         return said["answer"]
