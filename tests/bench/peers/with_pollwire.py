@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import resource
 import sys
 import time
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from pollwire import wiring
+
+from tests.bench.peers.measured import peak_rss_mb
 
 REMAINING_MS = 300_000
 
@@ -53,8 +54,7 @@ def main() -> None:
         asked = json.loads(line)
         offset_ms = asked["offset_ms"]
         answer = modules[asked["stage"]].handler(asked["event"], Context(asked["stage"]))
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        figures = {"cpu_s": time.process_time(), "rss_mb": used.ru_maxrss / 1024}
+        figures = {"cpu_s": time.process_time(), "rss_mb": peak_rss_mb()}
         answers.write(json.dumps({"answer": answer, **figures}) + "\n")
 
 
