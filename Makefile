@@ -50,7 +50,7 @@ simulate: ## Look for a lost event: the whole system under random faults, in sim
 	@$(MAKE_ENVIRONMENTS) .venv/bin/python -W ignore -m tests.simulation \
 		--seconds '$(SECONDS)' --seed '$(SEED)' --replay '$(REPLAY)'
 
-bench-peers: ## Compare with Airbyte, Singer and dlt, over one provider: 15 minutes at most
+bench-peers: ## Compare with Airbyte, Singer and dlt over one provider: 15 minutes at most
 	@$(MAKE_ENVIRONMENTS) .venv/bin/python -W ignore -m tests.bench.peers --accounts='$(ACCOUNTS)'
 
 check: environments ## Check style, types and the template
