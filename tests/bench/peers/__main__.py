@@ -18,7 +18,7 @@ from typing import Any
 
 from local.environments import PEERS, ROOT, Lock, is_made, make, requirements
 from local.processes import Failed, Processes, Progress, Stop, Stopped, guard
-from tests.bench.peers.cases import ACCOUNTS, GROUP, Cells, compared
+from tests.bench.peers.cases import ACCOUNTS, GROUP, Cells, compared, measured
 from tests.bench.peers.tools import FOLDER, Peer, Pollwire, Tool, upstream
 
 #: The whole comparison; making environments comes on top, once.
@@ -135,9 +135,10 @@ def _print(accounts: int, results: dict[str, Any], absent: dict[str, str]) -> No
     print(
         "state and rows are local files. The provider answers newest first, at once, on one core."
     )
-    print(f"\nA cycle in which nothing happened: {accounts} accounts, median of 3; then a cycle in")
+    idle = f"{accounts} accounts, median of {measured(accounts)}"
+    print(f"\nA cycle in which nothing happened: {idle}; then a cycle in")
     print("which each account has a new row, and the first one of all, both with the CPU's seconds")
-    _table(cells, {name: name for name in SPEED})
+    _table(cells, {name: name for name in SPEED if name in found})
     print(f"\nRows that are easily lost: of {GROUP} of each kind, how many were got")
     for where, words in (("strict", "strictly after"), ("inclusive", "at or after")):
         print(f"updated_since is {words} its instant")

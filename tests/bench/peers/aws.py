@@ -51,9 +51,7 @@ class Service:
         class Handler(_Handler):
             answer = service.answer
 
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            server.daemon_threads = True
-            server.block_on_close = False
+        with _Server(("127.0.0.1", 0), Handler) as server:
             thread = threading.Thread(target=server.serve_forever, daemon=True)
             thread.start()
             yield f"http://127.0.0.1:{server.server_port}"
@@ -76,6 +74,14 @@ class Service:
             except ClientError as error:
                 return 400, _error(error)
         return 200, json.dumps(found, default=_text).encode() if target else _published(found)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, *args: Any) -> None:
+        """Say nothing of a client that was killed."""
 
 
 class _Handler(BaseHTTPRequestHandler):
