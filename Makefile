@@ -1,4 +1,4 @@
-# Every target makes the environments it needs: .venv and .venv-sam, from local/requirements*.txt.
+# Every target makes the environments it needs, .venv*, from local/requirements*.txt.
 PYTHON ?= python3
 STACK ?= pollwire
 PARAMETERS ?=
@@ -25,12 +25,12 @@ SAM := .venv-sam/bin/sam
 OVERRIDES := $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
 
 # Modules of the layer, for what is run as a module of tests.
-simulate bench cost: export PYTHONPATH := layers/pollwire
+simulate bench bench-peers cost: export PYTHONPATH := layers/pollwire
 
-.PHONY: help run test simulate bench cost check build deploy clean environments
+.PHONY: help run test simulate bench bench-peers cost check build deploy clean environments
 
 help: ## Say what each target does
-	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' Makefile | expand -t 20
 	@printf '\nVariables:\n'
 	@printf '  make run     SECONDS=90      stop after 90 s of changes and sum up; otherwise Ctrl-C does\n'
 	@printf '               SEED=1          what happens at the simulated provider, and in which order\n'
@@ -43,6 +43,7 @@ help: ## Say what each target does
 	@printf '  make cost    ACCOUNTS=1000000  one deployment, position by position; otherwise a table of some\n'
 	@printf '               CHANGES_PER_DAY=20 INTERVAL=60 SLOWEST=900   of each account; seconds between two polls\n'
 	@printf '               LATENCY_MS=50   how long the provider takes to answer\n'
+	@printf '  make bench-peers ACCOUNTS=1000   how many are polled where speed is measured\n'
 	@printf '  make deploy  STACK=pollwire  name of the stack\n'
 	@printf '               PARAMETERS="AllowedHosts=https://api.example.com LogLevel=DEBUG"\n'
 	@printf '  all          PYTHON=python3.13   interpreter to make the environments with, 3.11 to 3.14\n'
@@ -61,6 +62,9 @@ simulate: ## Look for a lost event: the whole system under random faults, in sim
 bench: ## Measure what an idle account costs, beside plain clients; Linux, 2 minutes
 	@$(MAKE_ENVIRONMENTS) .venv/bin/python -m tests.bench \
 		--accounts '$(ACCOUNTS)' --rounds '$(ROUNDS)'
+
+bench-peers: ## Compare with Airbyte, Singer and dlt over one provider: 15 minutes at most
+	@$(MAKE_ENVIRONMENTS) .venv/bin/python -W ignore -m tests.bench.peers --accounts='$(ACCOUNTS)'
 
 cost: ## Print what a deployment costs a month on AWS, from counted calls and measured CPU time
 	@$(MAKE_ENVIRONMENTS) .venv/bin/python -m tests.bench.cost 'ACCOUNTS=$(ACCOUNTS)' \
@@ -81,7 +85,7 @@ deploy: build ## Deploy to the AWS account you are logged in to
 	$(SAM) deploy --stack-name '$(STACK)' $(OVERRIDES)
 
 clean: ## Remove everything that can be made again
-	rm -rf .venv .venv-sam .local .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-sam .venv-peers-* .local .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 environments:

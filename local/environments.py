@@ -3,6 +3,7 @@ The environments that everything else runs in.
 
     .venv       MiniStack, boto3, what handlers, layers, tests and checks need
     .venv-sam   aws-sam-cli, which pins another botocore
+    .venv-peers-*   what Pollwire is compared with; only "make bench-peers" makes them
 
 Standard library only; see local/bootstrap.py.
 """
@@ -26,6 +27,9 @@ from local.processes import SIGNALS, Failed, Processes, Progress, Stop
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".local"
 ENVIRONMENTS = {".venv": "requirements.txt", ".venv-sam": "requirements-sam.txt"}
+PEERS = {
+    f".venv-peers-{name}": f"requirements-peers-{name}.txt" for name in ("airbyte", "singer", "dlt")
+}
 
 #: Both environments, and pip's scratch space beside them.
 DISK_MB = 1500
@@ -51,10 +55,14 @@ TROUBLES = (
 )
 
 
+def requirements(folder: str) -> str:
+    """Read what is pinned for an environment."""
+    return (ROOT / "local" / (ENVIRONMENTS | PEERS)[folder]).read_text()
+
+
 def stamp_text(folder: str) -> str:
     """Say what a finished environment was made of; it cannot be moved, so where it is, too."""
-    text = (ROOT / "local" / ENVIRONMENTS[folder]).read_bytes()
-    digest = hashlib.sha256(text).hexdigest()
+    digest = hashlib.sha256(requirements(folder).encode()).hexdigest()
     return f"{digest}\n{sys.version}\n{sys.base_prefix}\n{ROOT / folder}\n"
 
 
@@ -87,7 +95,8 @@ def make(folder: str, processes: Processes) -> None:
         "--no-deps",
     ]
     pip += ["--disable-pip-version-check", "--no-compile", "--progress-bar=off", "--requirement"]
-    processes.run(name, [*pip, ROOT / "local" / ENVIRONMENTS[folder]], environment, explain)
+    pinned = ROOT / "local" / (ENVIRONMENTS | PEERS)[folder]
+    processes.run(name, [*pip, pinned], environment, explain)
     (ROOT / folder / "pollwire-stamp").write_text(stamp_text(folder))
 
 
