@@ -154,7 +154,7 @@ def _assumptions(load: Load) -> str:
         "first tier; free tiers are ignored.",
         f"Measured in this run ({machine}): calls, sizes and CPU time of the real handlers.",
         f"Pace: every {load.interval_s} s after a change, more and more rarely when quiet, every ",
-        f"{load.rarest_s} s in the end. Shards of {SHARD:,}.",
+        f"{load.rarest_s} s in the end. Shards of {SHARD} on average.",
         f"A change is a new call: one row, one event, {1 + load.follow_ups} jobs, at a random ",
         "instant. A token lasts an hour.",
         f"Assumed: {CPU_MB} MB of Lambda are as fast as a core here; AWS answers in {AWS_MS} ms, ",

@@ -58,6 +58,7 @@ ORIGINALS = 5
 INTERVAL_S = 60
 
 PASSWORD = "a-password"
+CHECKS = "pollwire-checks-youmail"
 GB = 1e9
 
 
@@ -162,13 +163,20 @@ class Deployment:
         wiring.world().tokens.clear()
         wiring.world().sealer._opened.clear()
 
+    def _forget_shards(self) -> None:
+        """Delete the connection: putting it again does not change its shards."""
+        key = {"pk": {"S": "connection"}, "sk": {"S": "shop"}}
+        self.aws.call("dynamodb", "DeleteItem", {"TableName": self.deployed.table, "Key": key})
+
     # Invocations
 
     def schedule(self, shards: int) -> Usage:
         """Have one minute scheduled, of a connection with so many shards that each have a check."""
+        self._forget_shards()
         self._put(replace(self.connection, shards=shards))
         self.clock.now_ms += 60_000 - self.clock.now_ms % 60_000
         used = self.invoke("schedule", {"time": iso(self.clock())})
+        self._forget_shards()
         self._put(self.connection)
         return used
 
@@ -184,7 +192,7 @@ class Deployment:
         polls = self.provider.requests["poll"]
         job = CheckJob("shop", 0, self.clock(), INTERVAL_S)
         message = {"MessageId": "1", "Body": json.dumps(asdict(job)), "ReceiptHandle": "1"}
-        used = dict(self.invoke("check", {"Records": [_record(message, "checks")]}))
+        used = dict(self.invoke("check", {"Records": [_record(message, CHECKS)]}))
         return used | {"check.polls": self.provider.requests["poll"] - polls}
 
     def deltas(self, batch: int = 1) -> list[Usage]:

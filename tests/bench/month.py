@@ -18,6 +18,7 @@ from pollwire.http.limits import Limits
 from pollwire.providers import registered
 from pollwire.queues import BATCH_MAX
 from pollwire.secrets import OPENED_MS_MAX
+from pollwire.state import SHARD_ACCOUNTS, shards_for
 
 from tests.bench.metered import GB, Usage
 from tests.bench.pieces import Pieces, combined
@@ -26,8 +27,8 @@ from tests.template.expand import template
 MONTH_S = 730 * 3600
 DAY_S = 86_400
 
-#: Accounts of a shard, as the README advises.
-SHARD = 1_000
+#: Accounts of a shard, on average: it is split before there are more than so many.
+SHARD = SHARD_ACCOUNTS * 3 // 4
 
 #: A call to AWS from within its region.
 AWS_MS = 5
@@ -73,7 +74,7 @@ class Load:
 
     @property
     def shards(self) -> int:
-        return math.ceil(self.accounts / SHARD)
+        return shards_for(self.accounts)
 
     @property
     def changes_per_s(self) -> float:
@@ -213,7 +214,7 @@ def resources() -> Mapping[str, Mapping[str, Any]]:
 
 def function(stage: str) -> Mapping[str, Any]:
     """Find a stage's function in the template; all deltas are alike."""
-    name = {"schedule": "ScheduleFunction", "check": "CheckFunction"}.get(stage)
+    name = {"schedule": "ScheduleFunction", "check": "CheckYoumailFunction"}.get(stage)
     properties: Mapping[str, Any] = resources()[name or "DeltaHistoryFunction"]["Properties"]
     return properties
 
@@ -306,12 +307,14 @@ def _busy_s(stage: str, usage: Usage, times: float, load: Load) -> float:
 def _fixed(pieces: Pieces, load: Load) -> Usage:
     """Name what is paid for however much happens. Without changes, no delta is ever at work."""
     kinds = [resource["Type"] for resource in resources().values()]
-    deltas = kinds.count("AWS::Serverless::Function") - 2
+    mapped = [function for function in resources() if function.endswith("Function")]
+    checks = sum(name.startswith("Check") for name in mapped)
+    deltas = sum(name.startswith("Delta") for name in mapped)
     working = deltas if load.changes_per_day else 0
     stages = ("schedule", "check", "delta") if working else ("schedule", "check")
     receives = POLLERS * MONTH_S / POLL_S
     return {
-        "sqs.requests": receives,
+        "sqs.requests": receives * checks,
         "sqs.fifo_requests": receives * deltas,
         # DynamoDB's for each role; SNS's twice for each that publishes.
         "kms.requests": (2 + working + 2 * working) * MONTH_S / DATA_KEY_S,

@@ -32,7 +32,7 @@ RARELY_S = 1024 * INTERVAL_S
 ROWS = 10
 
 #: Shards of a small and a large minute.
-FEW, MANY = BATCH_MAX, 11 * BATCH_MAX
+FEW, MANY = 8, 128
 
 
 @dataclass(frozen=True)

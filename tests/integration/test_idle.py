@@ -23,7 +23,7 @@ def idle(system):
     table = system.environment["TABLE_NAME"]
     for first in range(0, ACCOUNTS, 25):
         system.dynamodb.batch_write_item(RequestItems={table: puts[first : first + 25]})
-    system.world.queues.send_checks([CheckJob("shop", 0, START_MS, 60)], START_MS)
+    system.world.queues.send_checks("youmail", [CheckJob("shop", 0, START_MS, 60)], START_MS)
     return system
 
 
@@ -60,7 +60,7 @@ def _item(system, place):
 
 def _checked(system):
     """Do what the queue's mapping does, once."""
-    url = system.environment["CHECKS_QUEUE_URL"]
+    url = system.checks_url()
     (message,) = system.receive(url, 1)
     record = {
         "messageId": message["MessageId"],

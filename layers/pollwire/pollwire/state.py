@@ -503,7 +503,7 @@ class State:
             self._client.update_item(
                 **where,
                 UpdateExpression="SET next_at = :next",
-                ConditionExpression="attribute_not_exists(next_at) OR next_at < :now",
+                ConditionExpression="attribute_not_exists(next_at) OR next_at <= :now",
                 ExpressionAttributeValues={
                     ":next": number(now_ms + apart_ms),
                     ":now": number(now_ms),
@@ -514,7 +514,7 @@ class State:
             answer = self._client.update_item(
                 **where,
                 UpdateExpression="SET next_at = next_at + :apart",
-                ConditionExpression="next_at >= :now AND next_at <= :latest",
+                ConditionExpression="next_at > :now AND next_at <= :latest",
                 ExpressionAttributeValues={
                     ":apart": number(apart_ms),
                     ":now": number(now_ms),

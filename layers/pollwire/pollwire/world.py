@@ -5,7 +5,6 @@ What the stages work with.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -211,7 +210,7 @@ class World:
         Raises:
             Unasked: That is more than *patience_ms* from now.
         """
-        apart_ms = math.ceil(1000 / due.deltas_per_second(connection))
+        apart_ms = round(1000 / due.deltas_per_second(connection))
         now_ms = self.clock()
         at_ms = self.state.book(connection.name, apart_ms, now_ms, now_ms + patience_ms)
         if at_ms > now_ms:

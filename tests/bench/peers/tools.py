@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import boto3
 from pollwire.events import iso
+from pollwire.items import Newcomer
 from pollwire.model import Connection
 from pollwire.secrets import Sealer
 from pollwire.state import State
@@ -39,9 +40,6 @@ KEY = "kdv_live_benchBENCHbenchBENCHbench"
 
 #: What is measured begins two days ago, so that nobody takes a row for one of the future.
 BEGIN_MS = -2 * 24 * 60 * MINUTE_MS
-
-#: Accounts of a shard, as the README advises.
-SHARD = 1_000
 
 
 class Late(Exception):
@@ -301,13 +299,11 @@ class Pollwire:
             interval_s=60,
             slowest_s=60,
             requests_per_second=100_000,
-            shards=-(-len(accounts) // SHARD),
             settings={"backfill": "true"},
             credential=sealer.seal({"api_key": KEY}, "bench", ""),
         )
         state.put_connection(connection)
-        for account in accounts:
-            state.add_account(connection, account)
+        assert state.add_accounts(connection, [Newcomer(account) for account in accounts]) == []
 
     def _start(self) -> None:
         command = [sys.executable, "-m", "tests.bench.peers.with_pollwire"]
