@@ -9,7 +9,7 @@ memory, never written anywhere.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
@@ -34,6 +34,27 @@ OPENED_MS_MAX = 300_000
 
 #: Entries in memory: a few shards of accounts.
 OPENED_MAX = 5_000
+
+
+class Sealed(Mapping[str, str]):
+    """
+    What is opened when somebody first looks into it: most jobs have an access token, and never do.
+
+    Args:
+        opened: Opens it; raises what :meth:`Sealer.open` does.
+    """
+
+    def __init__(self, opened: Callable[[], Mapping[str, str]]) -> None:
+        self._opened = opened
+
+    def __getitem__(self, name: str) -> str:
+        return self._opened()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._opened())
+
+    def __len__(self) -> int:
+        return len(self._opened())
 
 
 class Sealer:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from pollwire import due
@@ -25,7 +26,7 @@ from pollwire.items import Standing
 from pollwire.model import Account, CheckJob, Connection, DeltaJob, Grant, Token, Turn
 from pollwire.providers import Provider
 from pollwire.queues import Queues, Topic
-from pollwire.secrets import Sealer
+from pollwire.secrets import Sealed, Sealer
 from pollwire.state import State
 
 #: Tokens in memory: a few shards of accounts.
@@ -111,12 +112,13 @@ class World:
         Make an account as its provider's module sees it.
 
         Args:
-            opened: With its credential, its own or the one its connection shares.
+            opened: With its credential, its own or the one its connection shares. It is opened
+                when it is looked into.
 
             turn: Of a check: which instant it is for.
 
         Raises:
-            Misconfigured: A host is not allowed, or the credential does not open.
+            Misconfigured: A host is not allowed.
         """
         hosts = {
             role: self.hosts.require(connection.hosts.get(role, own))
@@ -132,7 +134,7 @@ class World:
                 connection.name, standing.account, hosts, settings, watched=eyed, turn=turn
             )
         owner = standing.account if standing.credential else ""
-        credential = self.sealer.open(sealed, connection.name, owner)
+        credential = Sealed(partial(self.sealer.open, sealed, connection.name, owner))
         known = (connection.name, owner, sealed)
         token = self.tokens.get(known)
         if token is None:
