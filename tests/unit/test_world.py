@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from pollwire.items import Standing
+from pollwire.secrets import Sealed
 from pollwire.world import watched
 
 NOW_MS = 1_700_000_000_000
@@ -25,3 +26,17 @@ def test_an_id_is_watched_until_its_end(elements, ids):
     standing = Standing("7", watched=frozenset(elements))
 
     assert watched(standing, NOW_MS) == frozenset(ids)
+
+
+def test_a_credential_is_opened_by_who_looks_into_it_and_shown_to_nobody_else():
+    opened = []
+
+    def open_it():
+        opened.append(1)
+        return {"password": "canary"}
+
+    credential = Sealed(open_it)
+
+    assert (repr(credential).count("canary"), opened) == (0, [])
+    assert dict(credential) == {"password": "canary"}
+    assert opened
