@@ -190,6 +190,7 @@ def _due_accounts(
     listed = [name for name, stream in provider.streams.items() if stream.reconcile_s]
     opened = provider.check_needs_credential
     polled: dict[str, _Poll] = {}
+    hosts: Mapping[str, str] = {}
     standings, broken = world.state.shard(job.connection, job.shard, sealed=opened, listed=listed)
     counts["broken"] += len(broken)
     for standing in _turned(_settled(world, job, connection, standings, counts), job):
@@ -203,7 +204,10 @@ def _due_accounts(
         if not (eyed if job.after_s else due.is_due(*pace)):
             continue
         try:
-            account = world.account(connection, provider, standing, opened=opened, turn=turn)
+            hosts = hosts or world.hosts_of(connection, provider)
+            account = world.account(
+                connection, provider, standing, opened=opened, turn=turn, hosts=hosts
+            )
         except Unasked:
             counts["unasked"] += 1
             continue

@@ -99,6 +99,18 @@ class World:
         """Tell whether its accounts share one rate budget: those of one credential do."""
         return self.providers[connection.provider].shares_rate or bool(connection.credential)
 
+    def hosts_of(self, connection: Connection, provider: Provider) -> Mapping[str, str]:
+        """
+        Name the base URL of each role.
+
+        Raises:
+            Misconfigured: One is not allowed.
+        """
+        return {
+            role: self.hosts.require(connection.hosts.get(role, own))
+            for role, own in provider.hosts.items()
+        }
+
     def account(
         self,
         connection: Connection,
@@ -107,6 +119,7 @@ class World:
         *,
         opened: bool,
         turn: Turn = ANY_TURN,
+        hosts: Mapping[str, str] | None = None,
     ) -> Account:
         """
         Make an account as its provider's module sees it.
@@ -117,13 +130,13 @@ class World:
 
             turn: Of a check: which instant it is for.
 
+            hosts: Of the connection, where they are known.
+
         Raises:
             Misconfigured: A host is not allowed.
         """
-        hosts = {
-            role: self.hosts.require(connection.hosts.get(role, own))
-            for role, own in provider.hosts.items()
-        }
+        if hosts is None:
+            hosts = self.hosts_of(connection, provider)
         settings = standing.settings
         if connection.settings:
             settings = {**connection.settings, **settings}

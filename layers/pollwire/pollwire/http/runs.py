@@ -187,22 +187,26 @@ class Run(Generic[K]):
 
     def _note(self, poll: Poll[K], answer: Response | PollwireError) -> Mapping[str, int]:
         """Note what an answer says of rate budgets; return those that this check has used up."""
-        self._listen(answer)
-        if isinstance(answer, RateLimited) and not poll.request.budget:
-            # Whether the check makes an error of it or not.
-            self._spend(poll.key, answer.retry_after_s)
-        if not isinstance(answer, Response) or not answer.spent_s:
+        if not isinstance(answer, Response):
+            self._listen(answer)
+            if isinstance(answer, RateLimited) and not poll.request.budget:
+                # Whether the check makes an error of it or not.
+                self._spend(poll.key, answer.retry_after_s)
+            return poll.spent
+        self.silent = None
+        spent_s = answer.spent_s
+        if not spent_s:
             return poll.spent
         if not poll.request.budget:
-            self._spend(poll.key, answer.spent_s)
-        return {**poll.spent, poll.request.budget: answer.spent_s}
+            self._spend(poll.key, spent_s)
+        return {**poll.spent, poll.request.budget: spent_s}
 
     def _spend(self, key: K, wait_s: int) -> None:
         self.spent[key] = wait_s
         if self.shared:
             self.halted = "the budget that all share is used up"
 
-    def _listen(self, answer: Response | PollwireError) -> None:
+    def _listen(self, answer: PollwireError) -> None:
         """Ask no more of a provider that does not answer at all: its turn is others' time."""
         if not isinstance(answer, Unavailable):
             self.silent = None
