@@ -25,6 +25,7 @@ from http.client import HTTPConnection
 
 import certifi
 import pytest
+from pollwire import due
 from pollwire.errors import (
     Forbidden,
     Malformed,
@@ -45,7 +46,7 @@ from pollwire.http import (
     public,
     retry_after_s,
 )
-from pollwire.model import Request, Response, Seen
+from pollwire.model import Connection, Request, Response, Seen
 
 from tests.hostile.servers import Server, Talk, answer, make_certificate, says
 
@@ -1592,3 +1593,39 @@ def test_one_answer_shows_that_a_provider_is_there(http_to):
 
     assert len(server.requests) == 100
     assert {type(found[number]) for number in range(1, 100)} == {Unavailable}
+
+
+def test_all_workers_of_a_connection_together_keep_to_its_rate(http_to):
+    """Four checks at work, and a delta beside them, as the provider sees them."""
+    one = Connection("x", "youmail", interval_s=40, shards=4, requests_per_second=50)
+    times: list[float] = []
+
+    def script(talk: Talk, request: bytes) -> None:
+        times.append(time.monotonic())
+        talk.send(answer(b"{}"))
+
+    def check(http: Http) -> None:
+        checks = ((n, polling(f"{server.base}/{n}")) for n in range(1_000))
+        per_second = due.requests_per_second(one)
+        dict(http.run(checks, requests_per_second=per_second, deadline_s=3))
+
+    def delta(http: Http) -> None:
+        # What the table does for deltas of all workers, each of which waits for its turn.
+        for n in range(int(3 * due.deltas_per_second(one))):
+            at_s = began_s + n / due.deltas_per_second(one)
+            ended.wait(max(0, at_s - time.monotonic()))
+            http.fetch(Request(f"{server.base}/delta"))
+
+    with Server(script) as server:
+        ended, began_s = threading.Event(), time.monotonic()
+        work = [threading.Thread(target=check, args=(http_to(server),)) for _ in range(4)]
+        work.append(threading.Thread(target=delta, args=(http_to(server),)))
+        for thread in work:
+            thread.start()
+        for thread in work:
+            thread.join()
+
+    window = max(sum(at <= other < at + 1 for other in times) for at in times)
+    assert len(times) > 50
+    # Each of the five may be ahead of an even spacing by its slack.
+    assert window <= one.requests_per_second + 5
