@@ -338,9 +338,13 @@ def removal(run: Run) -> None:
 
 def freshness(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
     """I9: what is made is told soon."""
+    # What was taken away and put back is made for the second time.
+    gone = {(one.stream, one.id) for _, one in run.changes() if one.kind == "deleted"}
     for upstream, change in run.changes():
         found = told.get((upstream.name, change.account, change.stream, change.id), [])
         if change.kind != "created" or not found or change.account == run.removed:
+            continue
+        if (change.stream, change.id) in gone:
             continue
         # What the baseline recorded may be told first when it is gone.
         waited_ms = int(str(found[0]["arrived_ms"])) - change.at_ms

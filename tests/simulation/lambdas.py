@@ -301,7 +301,7 @@ class Lambda:
         return {one.queue: len(self.world.aws.messages(one.queue)) for one in self._mapped.values()}
 
     def _by_chance(self, probability: float) -> bool:
-        return probability > 0 and self.world.chance.random() < probability
+        return probability > 0 and self.world.faults.random() < probability
 
 
 def _accounts(records: list[dict[str, Any]]) -> frozenset[str]:

@@ -220,8 +220,8 @@ class Asking(Http):
         run.require_own_credential(request)
         if run.sick and (run.sick in request.url or run.sick in str(request.form)):
             raise SICKNESSES[run.scenario.sick]
-        if not run.world.healthy and run.world.chance.random() < run.scenario.moving:
-            run.mutate()
+        if not run.world.healthy and run.moving.random() < run.scenario.moving:
+            run.mutate("moving")
         response = super().fetch(request)
         run.world.reached[f"status {response.status}"] += 1
         self.asked.clear()
@@ -241,9 +241,11 @@ class Run:
     def __init__(self, scenario: Scenario, plan: Mapping[int, str] | None = None) -> None:
         self.scenario = scenario
         self.world = World(scenario.seed, deployed(), scenario.knobs, plan)
-        chance, clock = self.world.chance, (lambda: self.world.now_ms / 1000)
+        self.moving = self._chance("moving")
         self.upstreams: list[Upstream] = [
-            one(clock, chance, scenario) for one in UPSTREAMS if one.name in scenario.upstreams
+            one(lambda: self.world.now_ms / 1000, self._chance(one.name), scenario)
+            for one in UPSTREAMS
+            if one.name in scenario.upstreams
         ]
         self.providers = {
             name: provider for name, provider in registered().items() if name in scenario.upstreams
@@ -270,6 +272,11 @@ class Run:
         self._mutations: list[int] = []
         self._mutated_ms = START_MS
         self._removal_ms = NEVER_MS
+        self._happened: Counter[str] = Counter()
+
+    def _chance(self, name: str) -> random.Random:
+        """Make a stream of this run that nothing else draws from."""
+        return random.Random(f"{name} {self.scenario.seed}")
 
     def go(self) -> Run:
         """Run it and check every promise."""
@@ -303,13 +310,14 @@ class Run:
                 )
 
     def _harm(self) -> None:
-        world, chance, knobs = self.world, self.world.chance, self.scenario.knobs
+        world, chance, knobs = self.world, self.world.faults, self.scenario.knobs
         end_ms = START_MS + self.scenario.minutes * MINUTE_MS
+        instants = self._chance("instants")
         self._mutations = sorted(
-            chance.randrange(START_MS, end_ms) for _ in range(self.scenario.mutations)
+            instants.randrange(START_MS, end_ms) for _ in range(self.scenario.mutations)
         )
         if self.scenario.removes:
-            self._removal_ms = chance.randrange(START_MS, end_ms)
+            self._removal_ms = instants.randrange(START_MS, end_ms)
         for minute_ms in range(START_MS, end_ms, MINUTE_MS):
             if chance.random() < knobs.lost:
                 world.injected["tick lost"] += 1
@@ -412,7 +420,7 @@ class Run:
             self.lambdas.poll()
             ready = [one for one in world.processes if one.wake_ms <= world.now_ms]
             if ready:
-                world.resume(ready[0] if len(ready) == 1 else world.chance.choice(ready))
+                world.resume(ready[0] if len(ready) == 1 else world.turns.choice(ready))
                 continue
             next_ms = self._next_ms(end_ms)
             if next_ms >= end_ms and not world.processes:
@@ -448,12 +456,18 @@ class Run:
             instants.append(self.lambdas.soonest_ms)
         return max(min(instants, default=end_ms), self.world.now_ms)
 
-    def mutate(self) -> None:
-        """Let something happen at one of the providers."""
+    def mutate(self, why: str = "planned") -> None:
+        """
+        Let something happen at one of the providers.
+
+        Each draws from a seed of its own: what the first one is does not change the second.
+        """
+        self._happened[why] += 1
+        chance = self._chance(f"{why} {self._happened[why]}")
         self._mutated_ms = self.world.now_ms
         # What is done from outside is no step of the process that happens to be at work.
         current, self.world.current = self.world.current, None
-        self.world.chance.choice(self.upstreams).mutate(self.world.chance)
+        chance.choice(self.upstreams).mutate(chance)
         self.world.current = current
 
     def _watching(self, upstream: Upstream) -> Callable[[str, str], None]:
@@ -471,7 +485,7 @@ class Run:
 
     def failure(self) -> PollwireError:
         """Make what a provider's failure to answer is."""
-        return self.world.chance.choice(
+        return self.world.faults.choice(
             (
                 Unavailable("sim: no complete answer"),
                 Unavailable("sim: 503", retry_after_s=20),

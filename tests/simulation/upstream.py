@@ -139,11 +139,11 @@ class OfYouMail(Upstream):
     streams = ("entry", "contact", "greeting")
 
     def _make(self, chance: Chance, accounts: int) -> None:
-        paging = chance.choice(("pages", "pages"))
         self.simulator = YouMail(
-            self.clock, lag_ms=chance.choice((0, 0, 3000)), paging=paging,
+            self.clock,
+            lag_ms=chance.choice((0, 0, 3000)),
             show_updated=chance.random() < 0.5,
-        )  # fmt: skip
+        )
         for number in range(accounts):
             account = f"1000000000{number}"
             phone = f"425555010{number}"
