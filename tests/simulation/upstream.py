@@ -9,13 +9,16 @@ answers from a cache, validators that lie, and a clock that nobody sees but they
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pollwire.model import Connection
+from pollwire.providers.youmail import FIELDS
 
+from local.simulators import Change
 from local.simulators.intelli import Intelli
 from local.simulators.kirimdev import Kirimdev
 from local.simulators.ringcentral import RingCentral
@@ -64,17 +67,18 @@ class Upstream:
     Attributes:
         streams: Those whose content is compared in the end.
 
+        likely: How much more often than others some of them are drawn.
+
         watch: Has an eye on an id of an account.
     """
 
     name = ""
     streams: tuple[str, ...] = ()
+    likely: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, clock: Clock, chance: Chance, scenario: Scenario) -> None:
         self.clock, self.number = clock, count(1)
-        self.streams = tuple(
-            sorted(chance.sample(self.streams, min(scenario.streams, len(self.streams))))
-        )
+        self.streams = self._some(chance, scenario.streams)
         self.simulator: Any = None
         self.journal: list[Told] = []
         self.members: list[Member] = []
@@ -86,6 +90,11 @@ class Upstream:
         self._make(chance, scenario.accounts)
         self.note()
         self.journal.clear()
+
+    def _some(self, chance: Chance, most: int) -> tuple[str, ...]:
+        """Draw some of the streams; one in which more can happen is drawn more often."""
+        drawn = {one: chance.random() ** (1 / self.likely.get(one, 1)) for one in self.streams}
+        return tuple(sorted(sorted(drawn, key=drawn.__getitem__)[-most:]))
 
     def _make(self, chance: Chance, accounts: int) -> None:
         raise NotImplementedError
@@ -136,9 +145,13 @@ class Upstream:
 
 class OfYouMail(Upstream):
     name = "youmail"
-    streams = ("entry", "contact", "greeting")
+    streams = FIELDS
+    likely: Mapping[str, int] = MappingProxyType(
+        {"entry": 5, "contact": 5, "history": 2, "greeting": 2}
+    )
 
     def _make(self, chance: Chance, accounts: int) -> None:
+        self._purged: set[str] = set()
         self.simulator = YouMail(
             self.clock,
             lag_ms=chance.choice((0, 0, 3000)),
@@ -152,22 +165,29 @@ class OfYouMail(Upstream):
             if chance.random() < 0.7:
                 self.simulator.leave_voicemail(account)
                 self.simulator.add_contact(account)
-            fields = ("", "entry", "contact", "", "greeting")
-            said = ",".join(name if name in self.streams else "" for name in fields)
+                self.simulator.order(account)
+            said = ",".join(name if name in self.streams else "" for name in FIELDS)
             settings = {"fields": said}
             self.members.append(Member(account, settings, secret))
 
     def operations(self) -> tuple[Operation, ...]:
         every: dict[str, tuple[Operation, ...]] = {
+            "history": (self._call, self._call_late),
             "entry": (
-                self._leave, self._leave_late, self._transcribe, self._read, self._trash,
-                self._restore,
+                self._leave, self._leave, self._leave_late, self._record_late, self._transcribe,
+                self._transcribe, self._read, self._trash, self._restore, self._purge,
             ),
-            "greeting": (self._greet, self._forget_greeting),
+            "greeting": (
+                self._greet, self._greet, self._forget_greeting, self._greet_once_more,
+            ),
             "contact": (
-                self._add, self._rename, self._rename_back_in_time, self._rename_and_back,
-                self._drop,
+                self._add, self._add, self._rename, self._rename_back_in_time,
+                self._rename_and_back, self._drop, self._add_alike,
             ),
+            "entitlement": (self._entitle,),
+            "account": (self._profile,),
+            "settings": (self._set,),
+            "ecommerce": (self._order, self._order, self._cancel),
         }  # fmt: skip
         return tuple(one for name in self.streams for one in every[name])
 
@@ -189,6 +209,32 @@ class OfYouMail(Upstream):
 
         return operate
 
+    def _stamp(self, account: str, *streams: str) -> None:
+        """Announce streams now, whatever instant their rows have."""
+        for stream in streams:
+            self.simulator.set_stamp(account, stream, int(self.clock() * 1000))
+
+    def _call(self, chance: Chance, account: str) -> None:
+        self.simulator.call(account, city=self.version())
+
+    def _call_late(self, chance: Chance, account: str) -> None:
+        """List a call when it is over, under its start."""
+        began_ms, now_ms = self.back_ms(chance, 3 * 3600), int(self.clock() * 1000)
+        self.simulator.call(account, at_ms=began_ms, visible_at_ms=now_ms, city=self.version())
+        self._stamp(account, "history")
+
+    def _record_late(self, chance: Chance, account: str) -> None:
+        """List a recording when it is over, under its start."""
+        began_ms, now_ms = self.back_ms(chance, 1800), int(self.clock() * 1000)
+        self.simulator.leave_voicemail(
+            account, preview=self.version(), at_ms=began_ms, visible_at_ms=now_ms
+        )
+        self._stamp(account, "entry", "history")
+
+    def pick(self, chance: Chance, account: str, stream: str) -> str:
+        one = super().pick(chance, account, stream)
+        return "" if one in self._purged else one
+
     def _transcribe(self, chance: Chance, account: str) -> None:
         self._of("entry", "change_entry", transcript=self.version())(chance, account)
 
@@ -201,17 +247,60 @@ class OfYouMail(Upstream):
     def _restore(self, chance: Chance, account: str) -> None:
         self._of("entry", "restore")(chance, account)
 
+    def _purge(self, chance: Chance, account: str) -> None:
+        """Take a row away that others follow: the list moves while it is turned."""
+        if one := self.pick(chance, account, "entry"):
+            self._purged.add(one)
+            self.simulator.purge(one)
+            # Of what was in the trash the journal said so before, whatever it said since.
+            now_ms = int(self.clock() * 1000)
+            self.simulator.journal.append(Change("entry", "deleted", one, now_ms, account))
+
     def _greet(self, chance: Chance, account: str) -> None:
         self.simulator.record_greeting(account, self.version())
 
     def _forget_greeting(self, chance: Chance, account: str) -> None:
-        gone = {one.id for one in self.simulator.journal if one.kind == "deleted"}
+        last = {one.id: one.kind for one in self.simulator.journal if one.stream == "greeting"}
         one = self.pick(chance, account, "greeting")
-        if one and one not in gone:
+        if last.get(one, "deleted") != "deleted":
             self.simulator.delete_greeting(one)
+
+    def _greet_once_more(self, chance: Chance, account: str) -> None:
+        """Use the id of a greeting that was deleted once more."""
+        last = {one.id: one.kind for one in self.simulator.journal if one.stream == "greeting"}
+        one = self.pick(chance, account, "greeting")
+        if last.get(one) == "deleted":
+            self.simulator.record_greeting(account, self.version(), id=one)
+
+    def _entitle(self, chance: Chance, account: str) -> None:
+        self.simulator.change_entitlements(account, [self.version()])
+        self._stamp(account, "account")
+
+    def _profile(self, chance: Chance, account: str) -> None:
+        self.simulator.change_profile(account, firstName=self.version())
+        self._stamp(account, "entitlement")
+
+    def _set(self, chance: Chance, account: str) -> None:
+        self.simulator.change_settings(account, timeZone=self.version())
+
+    def _order(self, chance: Chance, account: str) -> None:
+        self.simulator.order(account, self.version())
+        self._stamp(account, "entitlement")
+
+    def _cancel(self, chance: Chance, account: str) -> None:
+        """Cancel an order, or make it anew."""
+        if one := self.pick(chance, account, "ecommerce"):
+            self.simulator.order(account, one.rpartition("/")[2], status=chance.choice((0, 1)))
+            self._stamp(account, "entitlement")
 
     def _add(self, chance: Chance, account: str) -> None:
         self.simulator.add_contact(account, firstName=self.version())
+
+    def _add_alike(self, chance: Chance, account: str) -> None:
+        """Give every account a contact of one id, one content and one instant."""
+        name, first = self.version(), next(self.simulator._ids)
+        for member in self.members:
+            self.simulator.add_contact(member.id, firstName=name, id=first)
 
     def _rename(self, chance: Chance, account: str) -> None:
         self._of("contact", "update_contact", firstName=self.version())(chance, account)
