@@ -64,7 +64,7 @@ def rough(seed: int) -> Scenario:
 def flapping(seed: int) -> Scenario:
     """Draw calls that come and go between a check and its delta: those of the first seed do."""
     return Scenario(
-        101_112 + seed, ("ringcentral",), streams=1, mutations=2, moving=0.3, reconciles=False
+        103_927 + seed, ("ringcentral",), streams=1, mutations=2, moving=0.3, reconciles=False
     )
 
 
@@ -558,6 +558,7 @@ CURSOR: dict[str, Plant] = {
             ),
         ),
         quiet("youmail", minutes=3, mutations=8),
+        first=80,
         where=(youmail_of("contact"),),
     ),
     "last_sync_token": Plant(
@@ -648,6 +649,7 @@ MARKS: dict[str, Plant] = {
         "A mark has to be greater than the one before, not just another.",
         (edit(marks, "step", ("before.get(stream) != mark", 'mark > before.get(stream, "")')),),
         quiet("kirimdev", "ringcentral", reconciles=False),
+        first=155,
     ),
     "validator_trusted": Plant(
         "A validator is always trusted.",
@@ -685,7 +687,7 @@ DELETIONS: dict[str, Plant] = {
         quiet("kirimdev", minutes=6, mutations=20, moving=0.6),
         where=(*SMALL, OFTEN),
         run=Truthful,
-        first=420,
+        first=535,
     ),
     "mass_unguarded": Plant(
         "An outage that lists nothing is taken for the deletion of everything.",

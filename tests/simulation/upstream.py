@@ -9,8 +9,9 @@ answers from a cache, validators that lie, and a clock that nobody sees but they
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pollwire.model import Connection
 from pollwire.providers.youmail import FIELDS
 
-from local.simulators import Change
+from local.simulators import Change, Faults
 from local.simulators.intelli import Intelli
 from local.simulators.kirimdev import Kirimdev
 from local.simulators.ringcentral import RingCentral
@@ -70,20 +71,27 @@ class Upstream:
         likely: How much more often than others some of them are drawn.
 
         watch: Has an eye on an id of an account.
+
+        unreadable: Ids of rows that nobody can read, by stream and account.
+
+        faults: What its answers may be for a while, as its simulator calls it.
     """
 
     name = ""
     streams: tuple[str, ...] = ()
     likely: Mapping[str, int] = MappingProxyType({})
+    faults: tuple[str, ...] = ("html", "empty", "truncated", "429", "503")
 
     def __init__(self, clock: Clock, chance: Chance, scenario: Scenario) -> None:
-        self.clock, self.number = clock, count(1)
+        self.clock, self.number = (lambda: clock() + scenario.skew_s), count(1)
+        self._true = clock
         self.streams = self._some(chance, scenario.streams)
         self.simulator: Any = None
         self.journal: list[Told] = []
         self.members: list[Member] = []
         self.watches = scenario.watches
         self.watch: Callable[[str, str], None] = lambda account, identity: None
+        self.unreadable: dict[tuple[str, str], set[str]] = defaultdict(set)
         self._seen = 0
         self.interval_s, self.reconciles = scenario.interval_s, scenario.reconciles
         self.scenario = scenario
@@ -102,9 +110,18 @@ class Upstream:
     def operations(self) -> tuple[Operation, ...]:
         raise NotImplementedError
 
-    def connection(self) -> Connection:
-        interval_s = self.interval_s
-        return Connection(self.name, self.name, interval_s=interval_s, slowest_s=interval_s)
+    def connections(self) -> list[Connection]:
+        """Make the connections that all of its accounts are registered with."""
+        interval_s, given = self.interval_s, self.scenario
+        first = Connection(
+            self.name,
+            self.name,
+            interval_s=interval_s,
+            slowest_s=max(interval_s, given.slowest_s),
+            shards=given.shards,
+        )
+        more = range(2, given.connections + 1)
+        return [first, *(replace(first, name=f"{self.name}-{number}") for number in more)]
 
     def secret(self, account: str) -> str:
         return f"{CANARY}-{self.name}-{account}-secret"
@@ -112,15 +129,21 @@ class Upstream:
     def mutate(self, chance: Chance) -> None:
         """Let one thing happen, or some at the same instant."""
         account = chance.choice(self.members).id
+        if self.scenario.hostile and chance.random() < 0.3:
+            self.simulator.fail_next("", chance.choice(self.faults), chance.randrange(1, 4))
         for _ in range(chance.choice((1, 1, 1, 2, 3))):
             chance.choice(self.operations())(chance, account)
         self.note()
 
+    def recover(self) -> None:
+        """Have all answers be what they should."""
+        self.simulator._faults = Faults()
+
     def note(self) -> None:
         """Read what was added to the simulator's journal."""
-        now_ms = int(self.clock() * 1000)
+        now_ms = int(self._true() * 1000)
         for change in self.simulator.journal[self._seen :]:
-            if change.kind:
+            if change.kind and change.id not in self.unreadable[change.stream, change.account]:
                 told = Told(change.account, change.stream, change.id, change.kind, now_ms)
                 self.journal.append(told)
         self._seen = len(self.simulator.journal)
@@ -132,7 +155,16 @@ class Upstream:
             for one in self.simulator.journal
             if (one.account, one.stream) == (account, stream)
         ]
-        return chance.choice(made[-6:]) if made else ""
+        one = chance.choice(made[-6:]) if made else ""
+        return "" if one in self.unreadable[stream, account] else one
+
+    def knows_nothing(self, account: str) -> bool:
+        """Tell whether it says of an account that there is none yet, or nothing in it."""
+        return False
+
+    def spoil(self, account: str, stream: str, identity: str) -> None:
+        """Note that a row that was just made cannot be read."""
+        self.unreadable[stream, account].add(identity)
 
     def version(self) -> str:
         """Make a text that tells one state from all before it."""
@@ -146,6 +178,7 @@ class Upstream:
 class OfYouMail(Upstream):
     name = "youmail"
     streams = FIELDS
+    faults = (*Upstream.faults, "error", "403", "304")
     likely: Mapping[str, int] = MappingProxyType(
         {"entry": 5, "contact": 5, "history": 2, "greeting": 2}
     )
@@ -161,8 +194,11 @@ class OfYouMail(Upstream):
             account = f"1000000000{number}"
             phone = f"425555010{number}"
             secret = {"username": phone, "password": self.secret(account)}
-            self.simulator.add_account(account, phone=phone, **secret)
-            if chance.random() < 0.7:
+            has_some = chance.random() < 0.7
+            # These have objects from the beginning.
+            is_new = not has_some and not {"account", "settings", "entitlement"} & {*self.streams}
+            self.simulator.add_account(account, phone=phone, **secret, new_user=is_new)
+            if has_some:
                 self.simulator.leave_voicemail(account)
                 self.simulator.add_contact(account)
                 self.simulator.order(account)
@@ -176,13 +212,14 @@ class OfYouMail(Upstream):
             "entry": (
                 self._leave, self._leave, self._leave_late, self._record_late, self._transcribe,
                 self._transcribe, self._read, self._trash, self._restore, self._purge,
+                self._ahead, self._leave_unreadable,
             ),
             "greeting": (
                 self._greet, self._greet, self._forget_greeting, self._greet_once_more,
             ),
             "contact": (
                 self._add, self._add, self._rename, self._rename_back_in_time,
-                self._rename_and_back, self._drop, self._add_alike,
+                self._rename_and_back, self._drop, self._add_alike, self._add_unreadable,
             ),
             "entitlement": (self._entitle,),
             "account": (self._profile,),
@@ -190,6 +227,9 @@ class OfYouMail(Upstream):
             "ecommerce": (self._order, self._order, self._cancel),
         }  # fmt: skip
         return tuple(one for name in self.streams for one in every[name])
+
+    def knows_nothing(self, account: str) -> bool:
+        return not self.simulator._accounts[account].known
 
     def _leave(self, chance: Chance, account: str) -> None:
         self.simulator.leave_voicemail(account, preview=self.version())
@@ -222,6 +262,21 @@ class OfYouMail(Upstream):
         began_ms, now_ms = self.back_ms(chance, 3 * 3600), int(self.clock() * 1000)
         self.simulator.call(account, at_ms=began_ms, visible_at_ms=now_ms, city=self.version())
         self._stamp(account, "history")
+
+    def _ahead(self, chance: Chance, account: str) -> None:
+        """Leave a voicemail that bears the date of tomorrow."""
+        now_ms = int(self.clock() * 1000)
+        self.simulator.leave_voicemail(
+            account, preview=self.version(), at_ms=now_ms + 86_400_000, visible_at_ms=now_ms
+        )
+        self._stamp(account, "entry", "history")
+
+    def _leave_unreadable(self, chance: Chance, account: str) -> None:
+        """Leave a voicemail that is said to be another account's."""
+        self.spoil(account, "entry", self.simulator.leave_voicemail(account, userId=1))
+
+    def _add_unreadable(self, chance: Chance, account: str) -> None:
+        self.spoil(account, "contact", self.simulator.add_contact(account, userId=1))
 
     def _record_late(self, chance: Chance, account: str) -> None:
         """List a recording when it is over, under its start."""
@@ -323,6 +378,7 @@ class OfYouMail(Upstream):
 class OfIntelli(Upstream):
     name = "intelli"
     streams = ("messages",)
+    faults = (*Upstream.faults, "error", "no lists")
 
     def _make(self, chance: Chance, accounts: int) -> None:
         self.simulator = Intelli(
@@ -344,7 +400,26 @@ class OfIntelli(Upstream):
             self.members.append(Member(account, {}, secret))
 
     def operations(self) -> tuple[Operation, ...]:
-        return (self._receive, self._send, self._late, self._reply)
+        always = (self._receive, self._send, self._late, self._reply)
+        # A small list may be full of these, and say nothing of where it goes on.
+        odd = (self._back, self._ahead, self._unreadable)
+        return always if self.scenario.small else (*always, *odd)
+
+    def knows_nothing(self, account: str) -> bool:
+        return not self.simulator._accounts[account].messages
+
+    def _back(self, chance: Chance, account: str) -> None:
+        """List a message now that was written by a clock that is slow."""
+        now_s = int(self.clock())
+        at_s = now_s - chance.choice((1, 2, 40, 100))
+        self.simulator.receive(account, self.version(), at_s=at_s, visible_at_s=now_s)
+
+    def _ahead(self, chance: Chance, account: str) -> None:
+        now_s = int(self.clock())
+        self.simulator.receive(account, self.version(), at_s=now_s + 86_400, visible_at_s=now_s)
+
+    def _unreadable(self, chance: Chance, account: str) -> None:
+        self.spoil(account, "messages", self.simulator.receive(account, documentId=" "))
 
     def _receive(self, chance: Chance, account: str) -> None:
         self.simulator.receive(account, self.version())
@@ -365,6 +440,7 @@ class OfIntelli(Upstream):
 class OfRingCentral(Upstream):
     name = "ringcentral"
     streams = ("message-store", "presence")
+    faults = ("html", "empty", "truncated", "429", "503")
 
     def _make(self, chance: Chance, accounts: int) -> None:
         self.simulator = RingCentral(
@@ -378,10 +454,11 @@ class OfRingCentral(Upstream):
         )
         for number in range(accounts):
             account = f"100{number}"
+            owner = "all" if self.scenario.shared else account
             secret = {
                 "client_id": "client",
-                "client_secret": self.secret(account),
-                "jwt": f"{self.secret(account)}-jwt",
+                "client_secret": self.secret(owner),
+                "jwt": f"{self.secret(owner)}-jwt",
             }
             self.simulator.add_account(account, **secret)
             if chance.random() < 0.7:
@@ -389,11 +466,32 @@ class OfRingCentral(Upstream):
             self.members.append(Member(account, {"accountId": "133128004"}, secret))
 
     def operations(self) -> tuple[Operation, ...]:
-        return (
-            self._voicemail, self._sms, self._change, self._change, self._read, self._delete,
-            self._restore, self._purge, self._ring, self._answer, self._hold, self._hang_up,
-            self._vanish, self._be,
+        always: tuple[Operation, ...] = (
+            self._voicemail, self._sms, self._change, self._change, self._change_back, self._read,
+            self._delete, self._restore, self._purge, self._expire, self._unreadable, self._ring,
+            self._ring, self._answer, self._hold, self._hang_up, self._vanish, self._be,
         )  # fmt: skip
+        # Only a full listing shows what this did.
+        return (*always, self._forget) if self.reconciles else always
+
+    def _expire(self, chance: Chance, account: str) -> None:
+        """Have no sync token be valid any more."""
+        self.simulator.expire_syncs(chance.choice(("MSG-333", "CMN-101")))
+
+    def _unreadable(self, chance: Chance, account: str) -> None:
+        """Receive a message that is said to be another extension's."""
+        self.spoil(account, "message-store", self.simulator.receive_sms(account, extensionId=1))
+
+    def _forget(self, chance: Chance, account: str) -> None:
+        if one := self._message(chance, account):
+            self.simulator.forget(one)
+
+    def _change_back(self, chance: Chance, account: str) -> None:
+        """Change a message by a clock that is slow, within what the server repeats."""
+        one = self._message(chance, account)
+        if one and self.simulator._message(one).availability == "Alive":
+            at_ms = int(self.clock() * 1000) - chance.choice((1000, 2000, 4000))
+            self.simulator.change_message(one, subject=self.version(), at_ms=at_ms)
 
     def _voicemail(self, chance: Chance, account: str) -> None:
         self.simulator.leave_voicemail(account, subject=self.version())
@@ -405,8 +503,8 @@ class OfRingCentral(Upstream):
 
     def _message(self, chance: Chance, account: str) -> str:
         one = self.pick(chance, account, "message-store")
-        gone = one and self.simulator._message(one).availability == "Purged"
-        return "" if gone else one
+        held = self.simulator._accounts[account].messages.get(one)
+        return one if held and held.availability != "Purged" else ""
 
     def _change(self, chance: Chance, account: str) -> None:
         one = self._message(chance, account)
@@ -465,6 +563,7 @@ class OfRingCentral(Upstream):
 class OfKirimdev(Upstream):
     name = "kirimdev"
     streams = ("conversations",)
+    faults = (*Upstream.faults, "304", "404", "invalid_cursor")
 
     def _make(self, chance: Chance, accounts: int) -> None:
         self.simulator = Kirimdev(
@@ -486,7 +585,10 @@ class OfKirimdev(Upstream):
             self.members.append(Member(account, {}, {"api_key": key}))
 
     def operations(self) -> tuple[Operation, ...]:
-        always = (self._begin, self._inbound, self._assign, self._assign_back, self._status)
+        always = (
+            self._begin, self._begin, self._inbound, self._assign, self._assign_back,
+            self._assign_late, self._status, self._unreadable,
+        )  # fmt: skip
         if self.watches:
             return (*always, self._send, self._progress, self._progress)
         # Only a full listing shows what these did.
@@ -499,6 +601,18 @@ class OfKirimdev(Upstream):
     def _progress(self, chance: Chance, account: str) -> None:
         if one := self.pick(chance, account, "message-status"):
             self.simulator.set_message_status(one, chance.choice(("sent", "delivered", "read")))
+
+    def _unreadable(self, chance: Chance, account: str) -> None:
+        """Begin a conversation that is said to be another account's."""
+        one = self.simulator.new_conversation(account, phone_number_id="1")
+        self.spoil(account, "conversations", one)
+
+    def _assign_late(self, chance: Chance, account: str) -> None:
+        """Assign by a clock that is slow; beyond the overlap only a full listing shows it."""
+        if one := self._pick(chance, account):
+            back_s = chance.choice((1, 2, 5, 40) if self.reconciles else (1, 2, 5))
+            at_ms = int(self.clock() * 1000) - back_s * 1000
+            self.simulator.assign(one, self.version(), at_ms=at_ms)
 
     def _begin(self, chance: Chance, account: str) -> None:
         self.simulator.new_conversation(account)
