@@ -718,6 +718,54 @@ DELETIONS: dict[str, Plant] = {
     ),
 }
 
+ACCOUNTS: dict[str, Plant] = {
+    "paused_is_asked": Plant(
+        "An account that an operator paused is asked for.",
+        (edit(pipeline, "_is_due", ("standing.paused or ", "")),),
+        lambda seed: replace(
+            rough(seed), accounts=2, interrupts="paused", minutes=4, knobs=Knobs()
+        ),
+    ),
+    "suspended_is_asked": Plant(
+        "A connection that an operator paused goes on.",
+        (
+            edit(due, "checks_due", ("if due_ms >= connection.paused_until_ms:", "if True:")),
+            edit(pipeline, "check", (" or connection.paused_until_ms > now_ms", "")),
+        ),
+        lambda seed: replace(rough(seed), interrupts="suspended", minutes=4, knobs=Knobs()),
+    ),
+    "shard_of_another": Plant(
+        "An account lies in a shard that nobody checks.",
+        (edit(state, "shard_of", ("% shards", "% (shards + 1)")),),
+        of("youmail", "intelli", accounts=3, shards=2),
+    ),
+    "empty_at_first": Plant(
+        "What comes to an account that was empty is taken for what was there before.",
+        (edit(marks, "step", ("old.raw == KNOWN_EMPTY and", "False and")),),
+        lambda seed: replace(
+            rough(seed), upstreams=("intelli",), backfill=False, minutes=3, knobs=Knobs()
+        ),
+    ),
+    "expired_token_stops": Plant(
+        "A sync token that is no longer valid is kept.",
+        (edit(_DELTA, "_run", ('drain=None, place=""', "drain=None")),),
+        of("ringcentral", minutes=3, mutations=10),
+    ),
+    "bad_row_for_ever": Plant(
+        "A row that cannot be read raises an alarm whenever it is listed.",
+        (edit(_DELTA, "_bad_rows", (" if key not in known", "")),),
+        lambda seed: replace(
+            rough(4 * seed), upstreams=("kirimdev",), mutations=10, minutes=4, knobs=Knobs()
+        ),
+    ),
+    "comes_back_updated": Plant(
+        "What was deleted and is there once more is told as if it had never been away.",
+        (edit(decide, "_kind", ("if old and not old.gone", "if old")),),
+        quiet("youmail", minutes=5, mutations=10),
+        where=(youmail_of("entry"), put(upstream.OfYouMail, "operations", _trash_or_restore)),
+    ),
+}
+
 OTHERS: dict[str, Plant] = {
     "bad_connection_stops": Plant(
         "The schedule stops at the first connection that cannot be read.",
@@ -785,4 +833,4 @@ OTHERS: dict[str, Plant] = {
     ),
 }
 
-PLANTS: dict[str, Plant] = {**OUTBOX, **CURSOR, **MARKS, **DELETIONS, **OTHERS}
+PLANTS: dict[str, Plant] = {**OUTBOX, **CURSOR, **MARKS, **DELETIONS, **ACCOUNTS, **OTHERS}

@@ -112,8 +112,10 @@ class Scenario:
 
         watches: Messages are sent and watched.
 
-        small: Pages, decisions, transactions and pending sets are full after a few things, and time
-            is short.
+        small: Pages, decisions, transactions and pending sets are full after a few things.
+
+        hurried: A drain of several pages takes more than one invocation, so that it shows nothing
+            that is missing.
     """
 
     seed: int
@@ -140,6 +142,7 @@ class Scenario:
     lying: bool = False
     watches: bool = False
     small: bool = False
+    hurried: bool = False
     knobs: Knobs = field(default_factory=Knobs)
 
     @property
@@ -241,12 +244,19 @@ def swarm(seed: int) -> Scenario:
 def paged(seed: int) -> Scenario:
     """Draw a scenario in which everything that has a size is full soon."""
     chance = random.Random(seed ^ 0x9A6ED)
+    reconciles = chance.random() < 0.3
     return replace(
         swarm(seed),
         small=True,
-        minutes=chance.randrange(1, 5),
+        # Full listings that show what is missing take one invocation and some minutes; and what
+        # moves while they are turned looks as if it were gone.
+        hurried=not reconciles and chance.random() < 0.6,
+        minutes=chance.randrange(3 if reconciles else 1, 5),
         mutations=chance.randrange(4, 16),
         interval_s=chance.choice((20, 60)),
+        moving=chance.choice((0.1, 0.4) if reconciles else (0.0, 0.1, 0.4)),
+        reconciles=reconciles,
+        listed_s=60,
     )
 
 
@@ -258,9 +268,11 @@ SIZES = (
     (intelli, "ROWS_MAX", 4),
     (drain, "ROWS_MAX", 3),
     (drain, "PUTS_MAX", 2),
-    (drain, "PAGE_MS", 59_700),
     (marks, "PENDING_PER_STREAM_MAX", 2),
 )
+
+#: Time is up for a delta that has taken as little of its minute as a few requests do.
+HURRIED_MS = 59_700
 
 SICKNESSES: dict[str, PollwireError] = {
     "refused": Rejected("sim: 401"),
@@ -371,6 +383,8 @@ class Run:
             stack.enter_context(self.lambdas.installed())
             for module, name, size in SIZES if self.scenario.small else ():
                 stack.enter_context(mock.patch.object(module, name, size))
+            if self.scenario.hurried:
+                stack.enter_context(mock.patch.object(drain, "PAGE_MS", HURRIED_MS))
             self._register()
             self._harm()
             self.heal()

@@ -47,7 +47,16 @@ STORIES = (
     # Messages that are watched.
     Scenario(1053, ("kirimdev",), streams=1, minutes=2, moving=0.0, reconciles=False, watches=True),
     # A drain of several pages, in parts.
-    Scenario(1014, streams=1, minutes=2, mutations=8, moving=0.0, reconciles=False, small=True),
+    Scenario(
+        1014,
+        streams=1,
+        minutes=2,
+        mutations=8,
+        moving=0.0,
+        reconciles=False,
+        small=True,
+        hurried=True,
+    ),
 )
 
 #: Pairs of faults that have to be survived together.

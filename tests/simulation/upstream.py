@@ -574,7 +574,9 @@ class OfKirimdev(Upstream):
             ignore_updated_since=chance.random() < 0.1,
             validators=chance.random() < 0.9,
             seed=chance.randrange(1000),
+            on_page=self._turn if self.scenario.small and self.scenario.moving else None,
         )
+        self._turning = random.Random(chance.random())
         key = f"kdv_live_{CANARY}-{self.name}-all"
         self.simulator.add_organisation("org", key)
         for number in range(accounts):
@@ -593,6 +595,19 @@ class OfKirimdev(Upstream):
             return (*always, self._send, self._progress, self._progress)
         # Only a full listing shows what these did.
         return (*always, self._read, self._delete) if self.reconciles else always
+
+    def recover(self) -> None:
+        super().recover()
+        self.simulator.on_page = None
+
+    def _turn(self, stream: str, number: int) -> None:
+        """Bring what comes last to the front now and then, while the list is turned."""
+        account = self.members[0].id
+        held = self.simulator._accounts[account].conversations
+        readable = [one for one in held if one not in self.unreadable["conversations", account]]
+        if stream == "conversations" and len(readable) > 2 and self._turning.random() < 0.5:
+            self.simulator.inbound(readable[0])
+            self.note()
 
     def _send(self, chance: Chance, account: str) -> None:
         if one := self._pick(chance, account):
