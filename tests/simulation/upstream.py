@@ -583,7 +583,8 @@ class OfKirimdev(Upstream):
             account = f"10654035224290{number}"
             self.simulator.add_account("org", account)
             if chance.random() < 0.7:
-                self.simulator.new_conversation(account)
+                for _ in range(5 if self.scenario.small else 1):
+                    self.simulator.new_conversation(account)
             self.members.append(Member(account, {}, {"api_key": key}))
 
     def operations(self) -> tuple[Operation, ...]:
