@@ -719,21 +719,6 @@ DELETIONS: dict[str, Plant] = {
 }
 
 ACCOUNTS: dict[str, Plant] = {
-    "paused_is_asked": Plant(
-        "An account that an operator paused is asked for.",
-        (edit(pipeline, "_is_due", ("standing.paused or ", "")),),
-        lambda seed: replace(
-            rough(seed), accounts=2, interrupts="paused", minutes=4, knobs=Knobs()
-        ),
-    ),
-    "suspended_is_asked": Plant(
-        "A connection that an operator paused goes on.",
-        (
-            edit(due, "checks_due", ("if due_ms >= connection.paused_until_ms:", "if True:")),
-            edit(pipeline, "check", (" or connection.paused_until_ms > now_ms", "")),
-        ),
-        lambda seed: replace(rough(seed), interrupts="suspended", minutes=4, knobs=Knobs()),
-    ),
     "shard_of_another": Plant(
         "An account lies in a shard that nobody checks.",
         (edit(state, "shard_of", ("% shards", "% (shards + 1)")),),
