@@ -297,11 +297,18 @@ class Lambda:
         self._invoke(spec, {"Records": records}, ended, _accounts(records))
 
     def depths(self) -> dict[str, int]:
-        """Count what is queued for functions, in flight or not."""
-        return {one.queue: len(self.world.aws.messages(one.queue)) for one in self._mapped.values()}
+        """Count what is queued for functions, in flight or not; but for what is held back yet."""
+        now_ms = self.world.now_ms
+        return {
+            one.queue: sum(
+                message.receives > 0 or message.visible_ms <= now_ms
+                for message in self.world.aws.messages(one.queue)
+            )
+            for one in self._mapped.values()
+        }
 
     def _by_chance(self, probability: float) -> bool:
-        return probability > 0 and self.world.chance.random() < probability
+        return probability > 0 and self.world.faults.random() < probability
 
 
 def _accounts(records: list[dict[str, Any]]) -> frozenset[str]:

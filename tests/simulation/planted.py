@@ -64,7 +64,7 @@ def rough(seed: int) -> Scenario:
 def flapping(seed: int) -> Scenario:
     """Draw calls that come and go between a check and its delta: those of the first seed do."""
     return Scenario(
-        101_169 + seed, ("ringcentral",), streams=1, mutations=2, moving=0.3, reconciles=False
+        103_927 + seed, ("ringcentral",), streams=1, mutations=2, moving=0.3, reconciles=False
     )
 
 
@@ -82,6 +82,8 @@ class Plant:
 
         budget: Runs, within which one has to fail.
 
+        first: Seed of the first of them.
+
         where: Patches without which it does not show; the correct code holds with them.
 
         run: What runs it.
@@ -91,6 +93,7 @@ class Plant:
     bug: tuple[Patch, ...]
     scenario: Callable[[int], Scenario] = rough
     budget: int = 60
+    first: int = 0
     where: tuple[Patch, ...] = ()
     run: type[Run] = Run
 
@@ -100,7 +103,7 @@ def fails(plant: Plant, seed: int, *, planted: bool) -> str:
     with ExitStack() as stack:
         for patch in (*plant.where, *(plant.bug if planted else ())):
             stack.enter_context(patch())
-        run = plant.run(plant.scenario(seed))
+        run = plant.run(plant.scenario(plant.first + seed))
         try:
             run.go()
         except (Exception, Broken) as error:  # noqa: BLE001 - whatever stops the run shows the bug
@@ -242,9 +245,9 @@ def _call(self: world.World, operation: str, params: Mapping[str, Any]) -> Any:
     service = "sns" if operation == "PublishBatch" else "sqs"
     name = "PublishBatchRequestEntries" if service == "sns" else "Entries"
     entries = list(params[name])
-    if self.healthy or self.current is None or self._faults.random() > 0.4:
+    if self.healthy or self.current is None or self.faults.random() > 0.4:
         return self.aws.call(service, operation, params)
-    entry = entries.pop(self._faults.randrange(len(entries)))
+    entry = entries.pop(self.faults.randrange(len(entries)))
     failed = [{"Id": entry["Id"], "Code": "InternalError", "SenderFault": False}]
     if not entries:
         return {"Successful": [], "Failed": failed}
@@ -425,6 +428,7 @@ OUTBOX: dict[str, Plant] = {
         "Entries of a batch that SNS refuses are taken for published.",
         (edit(queues.Topic, "publish", ('if answer.get("Failed"):', "if False:")),),
         of("youmail", "ringcentral", minutes=3, mutations=12),
+        budget=100,
         where=REFUSING,
     ),
     "id_without_content": Plant(
@@ -554,6 +558,7 @@ CURSOR: dict[str, Plant] = {
             ),
         ),
         quiet("youmail", minutes=3, mutations=8),
+        first=80,
         where=(youmail_of("contact"),),
     ),
     "last_sync_token": Plant(
@@ -607,6 +612,7 @@ MARKS: dict[str, Plant] = {
         "A check keeps what it saw and notes nothing as pending.",
         (edit(state.State, "note_step", ("if step.pending:", "if step.pending and not (sets):")),),
         harsh("youmail", "ringcentral", reconciles=False),
+        budget=120,
     ),
     "pending_not_queued_again": Plant(
         "What is pending is queued once, not by later checks.",
@@ -643,6 +649,7 @@ MARKS: dict[str, Plant] = {
         "A mark has to be greater than the one before, not just another.",
         (edit(marks, "step", ("before.get(stream) != mark", 'mark > before.get(stream, "")')),),
         quiet("kirimdev", "ringcentral", reconciles=False),
+        first=155,
     ),
     "validator_trusted": Plant(
         "A validator is always trusted.",
@@ -680,7 +687,7 @@ DELETIONS: dict[str, Plant] = {
         quiet("kirimdev", minutes=6, mutations=20, moving=0.6),
         where=(*SMALL, OFTEN),
         run=Truthful,
-        budget=120,
+        first=535,
     ),
     "mass_unguarded": Plant(
         "An outage that lists nothing is taken for the deletion of everything.",
@@ -708,6 +715,39 @@ DELETIONS: dict[str, Plant] = {
             ),
         ),
         of("youmail", "intelli", accounts=2, removes=True, minutes=3, mutations=8),
+    ),
+}
+
+ACCOUNTS: dict[str, Plant] = {
+    "shard_of_another": Plant(
+        "An account lies in a shard that nobody checks.",
+        (edit(state, "shard_of", ("% shards", "% (shards + 1)")),),
+        of("youmail", "intelli", accounts=3, shards=2),
+    ),
+    "empty_at_first": Plant(
+        "What comes to an account that was empty is taken for what was there before.",
+        (edit(marks, "step", ("old.raw == KNOWN_EMPTY and", "False and")),),
+        lambda seed: replace(
+            rough(seed), upstreams=("intelli",), backfill=False, minutes=3, knobs=Knobs()
+        ),
+    ),
+    "expired_token_stops": Plant(
+        "A sync token that is no longer valid is kept.",
+        (edit(_DELTA, "_run", ('drain=None, place=""', "drain=None")),),
+        of("ringcentral", minutes=3, mutations=10),
+    ),
+    "bad_row_for_ever": Plant(
+        "A row that cannot be read raises an alarm whenever it is listed.",
+        (edit(_DELTA, "_bad_rows", (" if key not in known", "")),),
+        lambda seed: replace(
+            rough(4 * seed), upstreams=("kirimdev",), mutations=10, minutes=4, knobs=Knobs()
+        ),
+    ),
+    "comes_back_updated": Plant(
+        "What was deleted and is there once more is told as if it had never been away.",
+        (edit(decide, "_kind", ("if old and not old.gone", "if old")),),
+        quiet("youmail", minutes=5, mutations=10),
+        where=(youmail_of("entry"), put(upstream.OfYouMail, "operations", _trash_or_restore)),
     ),
 }
 
@@ -778,4 +818,4 @@ OTHERS: dict[str, Plant] = {
     ),
 }
 
-PLANTS: dict[str, Plant] = {**OUTBOX, **CURSOR, **MARKS, **DELETIONS, **OTHERS}
+PLANTS: dict[str, Plant] = {**OUTBOX, **CURSOR, **MARKS, **DELETIONS, **ACCOUNTS, **OTHERS}

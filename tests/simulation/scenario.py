@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -19,7 +20,7 @@ from typing import Any
 from unittest import mock
 from urllib.parse import urlsplit
 
-from pollwire import drain, due, marks
+from pollwire import drain, due, items, marks
 from pollwire.errors import (
     Conflict,
     Malformed,
@@ -29,7 +30,7 @@ from pollwire.errors import (
     Unavailable,
 )
 from pollwire.http import Hosts
-from pollwire.model import Connection, Request, Response
+from pollwire.model import Connection, Request, Response, Stream
 from pollwire.providers import intelli, kirimdev, registered, ringcentral, youmail
 from pollwire.world import World as Pollwire
 
@@ -50,6 +51,13 @@ OWNERS = re.compile(CANARY + r"-[a-z]+-([^-'\"]+)")
 
 #: Healing must be over after so many minutes that anything was done in.
 HEALING_MAX = 120
+
+
+#: How far a provider's clock is ahead of ours.
+SKEWS = (0, 0, 0, 0, -600, 90)
+
+#: An account is asked without a validator once in that time.
+HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,8 @@ class Scenario:
 
         reconciles: Streams are listed from end to end by the clock.
 
+        listed_s: So often, instead of what the provider's module has; 0 for that.
+
         backfill: What there is at first is told.
 
         sick: What becomes of every request of one account, for ever: ``refused``, ``odd`` or
@@ -81,10 +91,31 @@ class Scenario:
 
         removes: One account is removed in the midst of it all.
 
+        interrupts: What becomes of one account for a while: ``removed``, ``paused`` or
+            ``suspended``, which is its whole connection; empty for nothing.
+
+        shards: Of each connection.
+
+        connections: Of each provider, each of them with all of its accounts.
+
+        shared: The credential is the connection's, where the provider lets accounts share one.
+
+        slowest_s: Between two checks of a quiet account; 0 for no longer than *interval_s*.
+
+        sleeps: Minutes after the first in which nothing is scheduled at all.
+
+        hostile: Some answers are none for a while.
+
+        skew_s: How far a provider's clock is ahead of ours.
+
+        lying: Every validator is confirmed, whatever changed.
+
         watches: Messages are sent and watched.
 
-        small: Pages, decisions, transactions and pending sets are full after a few things, and time
-            is short.
+        small: Pages, decisions, transactions and pending sets are full after a few things.
+
+        hurried: A drain of several pages takes more than one invocation, so that it shows nothing
+            that is missing.
     """
 
     seed: int
@@ -96,11 +127,22 @@ class Scenario:
     mutations: int = 6
     moving: float = 0.1
     reconciles: bool = True
+    listed_s: int = 0
     backfill: bool = True
     sick: str = ""
     removes: bool = False
+    interrupts: str = ""
+    shards: int = 1
+    connections: int = 1
+    shared: bool = False
+    slowest_s: int = 0
+    sleeps: int = 0
+    hostile: bool = False
+    skew_s: int = 0
+    lying: bool = False
     watches: bool = False
     small: bool = False
+    hurried: bool = False
     knobs: Knobs = field(default_factory=Knobs)
 
     @property
@@ -108,7 +150,8 @@ class Scenario:
         """Nothing goes wrong and nothing is listed by the clock: what happens must be told soon."""
         knobs = self.knobs
         troubled = knobs.fault or knobs.lost or knobs.late or knobs.refused or self.sick
-        return not (troubled or self.reconciles)
+        odd = self.interrupts or self.sleeps or self.hostile or self.lying
+        return not (troubled or odd or self.reconciles)
 
 
 def calm(seed: int) -> Scenario:
@@ -125,6 +168,31 @@ def calm(seed: int) -> Scenario:
         reconciles=False,
         backfill=chance.random() < 0.5,
         watches=chance.random() < 0.5,
+        skew_s=chance.choice(SKEWS),
+    )
+
+
+def hour(seed: int) -> Scenario:
+    """Draw a scenario of validators that lie: it is told within the hour nevertheless."""
+    return replace(calm(seed), minutes=5, mutations=4, moving=0.0, watches=False, lying=True)
+
+
+def fleet(seed: int) -> Scenario:
+    """Draw a scenario of several accounts that share shards, connections and credentials."""
+    chance = random.Random(f"fleet {seed}")  # not what the run itself draws from
+    is_quiet = chance.random() < 0.2
+    return replace(
+        swarm(seed),
+        accounts=chance.choice((2, 2, 3)),
+        shards=chance.choice((1, 2, 3)),
+        connections=chance.choice((1, 1, 1, 2)),
+        shared=chance.random() < 0.5,
+        interrupts=chance.choice(("", "removed", "paused", "suspended")),
+        minutes=chance.choice((1, 2)),
+        mutations=chance.randrange(2, 6),
+        interval_s=20 if is_quiet else 60,
+        slowest_s=120 if is_quiet else 0,
+        sleeps=12 if is_quiet else 0,
     )
 
 
@@ -163,9 +231,12 @@ def swarm(seed: int) -> Scenario:
         mutations=chance.randrange(2, 9) if is_large else chance.randrange(1, 4),
         interval_s=20 if is_large else 60,
         moving=sometimes(0.2),
-        reconciles=chance.random() < 0.12,
+        reconciles=chance.random() < 0.15,
+        listed_s=chance.choice((0, 60)),
         backfill=chance.random() < 0.6,
         watches=chance.random() < 0.1,
+        hostile=chance.random() < 0.15,
+        skew_s=chance.choice(SKEWS),
         knobs=knobs,
     )
 
@@ -173,12 +244,19 @@ def swarm(seed: int) -> Scenario:
 def paged(seed: int) -> Scenario:
     """Draw a scenario in which everything that has a size is full soon."""
     chance = random.Random(seed ^ 0x9A6ED)
+    reconciles = chance.random() < 0.3
     return replace(
         swarm(seed),
         small=True,
-        minutes=chance.randrange(1, 5),
+        # Full listings that show what is missing take one invocation and some minutes; and what
+        # moves while they are turned looks as if it were gone.
+        hurried=not reconciles and chance.random() < 0.6,
+        minutes=chance.randrange(3 if reconciles else 1, 5),
         mutations=chance.randrange(4, 16),
         interval_s=chance.choice((20, 60)),
+        moving=chance.choice((0.1, 0.4) if reconciles else (0.0, 0.1, 0.4)),
+        reconciles=reconciles,
+        listed_s=60,
     )
 
 
@@ -190,15 +268,20 @@ SIZES = (
     (intelli, "ROWS_MAX", 4),
     (drain, "ROWS_MAX", 3),
     (drain, "PUTS_MAX", 2),
-    (drain, "PAGE_MS", 59_700),
     (marks, "PENDING_PER_STREAM_MAX", 2),
 )
+
+#: Time is up for a delta that has taken as little of its minute as a few requests do.
+HURRIED_MS = 59_700
 
 SICKNESSES: dict[str, PollwireError] = {
     "refused": Rejected("sim: 401"),
     "odd": Malformed("sim: an odd answer"),
     "silent": Unavailable("sim: no answer"),
 }
+
+
+VALIDATORS = {"If-None-Match", "If-Modified-Since"}
 
 
 class Asking(Http):
@@ -218,10 +301,14 @@ class Asking(Http):
         run = self._run_
         run.requests[urlsplit(request.url).netloc] += 1
         run.require_own_credential(request)
+        run.require_wanted(request)
         if run.sick and (run.sick in request.url or run.sick in str(request.form)):
             raise SICKNESSES[run.scenario.sick]
-        if not run.world.healthy and run.world.chance.random() < run.scenario.moving:
-            run.mutate()
+        if run.scenario.lying and VALIDATORS & request.headers.keys():
+            return Response(304, {})
+        if not run.world.healthy and run.moving.random() < run.scenario.moving:
+            run.mutate("moving")
+        run.note_empty(request)
         response = super().fetch(request)
         run.world.reached[f"status {response.status}"] += 1
         self.asked.clear()
@@ -241,17 +328,17 @@ class Run:
     def __init__(self, scenario: Scenario, plan: Mapping[int, str] | None = None) -> None:
         self.scenario = scenario
         self.world = World(scenario.seed, deployed(), scenario.knobs, plan)
-        chance, clock = self.world.chance, (lambda: self.world.now_ms / 1000)
+        self.moving = self._chance("moving")
         self.upstreams: list[Upstream] = [
-            one(clock, chance, scenario) for one in UPSTREAMS if one.name in scenario.upstreams
+            one(lambda: self.world.now_ms / 1000, self._chance(one.name), scenario)
+            for one in UPSTREAMS
+            if one.name in scenario.upstreams
         ]
         self.providers = {
             name: provider for name, provider in registered().items() if name in scenario.upstreams
         }
         for provider in self.providers.values():
-            if not scenario.reconciles:
-                quiet = {n: replace(one, reconcile_s=0) for n, one in provider.streams.items()}
-                provider.streams = quiet
+            provider.streams = dict(self._paced(provider.streams))
         own = [host for one in self.providers.values() for host in one.hosts.values()]
         self.hosts = Hosts(own)
         self.simulators = {
@@ -269,7 +356,24 @@ class Run:
         self._ticks: list[tuple[int, int]] = []
         self._mutations: list[int] = []
         self._mutated_ms = START_MS
-        self._removal_ms = NEVER_MS
+        #: Accounts that were there before there was anything in them.
+        self.empty: set[str] = set()
+        #: What an operator does, and when.
+        self._acts: list[tuple[int, Callable[[], None]]] = []
+        #: Since when nobody may ask for something, by what is in each such request.
+        self.unwanted: dict[str, int] = {}
+        self._happened: Counter[str] = Counter()
+
+    def _chance(self, name: str) -> random.Random:
+        """Make a stream of this run that nothing else draws from."""
+        return random.Random(f"{name} {self.scenario.seed}")
+
+    def _paced(self, streams: Mapping[str, Stream]) -> Iterator[tuple[str, Stream]]:
+        """List streams from end to end as often as the scenario has it."""
+        given = self.scenario
+        for name, stream in streams.items():
+            period_s = given.listed_s or stream.reconcile_s if given.reconciles else 0
+            yield name, replace(stream, reconcile_s=period_s if stream.reconcile_s else 0)
 
     def go(self) -> Run:
         """Run it and check every promise."""
@@ -279,6 +383,8 @@ class Run:
             stack.enter_context(self.lambdas.installed())
             for module, name, size in SIZES if self.scenario.small else ():
                 stack.enter_context(mock.patch.object(module, name, size))
+            if self.scenario.hurried:
+                stack.enter_context(mock.patch.object(drain, "PAGE_MS", HURRIED_MS))
             self._register()
             self._harm()
             self.heal()
@@ -291,26 +397,39 @@ class Run:
         pollwire = self.lambdas.pollwire()
         for upstream in self.upstreams:
             upstream.watch = self._watching(upstream)
-            connection = upstream.connection()
-            pollwire.state.put_connection(connection)
-            for member in upstream.members:
-                sealed = pollwire.sealer.seal(member.credential or {}, connection.name, member.id)
-                settings = dict(member.settings)
-                if self.scenario.backfill:
-                    settings["backfill"] = "true"
-                pollwire.state.add_account(
-                    connection, member.id, settings=settings, credential=sealed
-                )
+            for connection in upstream.connections():
+                if self._shares(upstream):
+                    credential = upstream.members[0].credential or {}
+                    sealed = pollwire.sealer.seal(credential, connection.name, "")
+                    connection = replace(connection, credential=sealed)
+                pollwire.state.put_connection(connection)
+                for member in upstream.members:
+                    self._add(upstream, connection, member)
+
+    def _shares(self, upstream: Upstream) -> bool:
+        return self.scenario.shared and upstream.name in ("ringcentral", "kirimdev")
+
+    def _add(self, upstream: Upstream, connection: Connection, member: Member) -> None:
+        pollwire, sealed = self.lambdas.pollwire(), None
+        if not self._shares(upstream):
+            sealed = pollwire.sealer.seal(member.credential or {}, connection.name, member.id)
+        settings = dict(member.settings)
+        if self.scenario.backfill:
+            settings["backfill"] = "true"
+        pollwire.state.add_account(connection, member.id, settings=settings, credential=sealed)
 
     def _harm(self) -> None:
-        world, chance, knobs = self.world, self.world.chance, self.scenario.knobs
-        end_ms = START_MS + self.scenario.minutes * MINUTE_MS
+        world, chance, knobs = self.world, self.world.faults, self.scenario.knobs
+        slept_ms = self.scenario.sleeps * MINUTE_MS
+        end_ms = START_MS + self.scenario.minutes * MINUTE_MS + slept_ms
+        instants = self._chance("instants")
         self._mutations = sorted(
-            chance.randrange(START_MS, end_ms) for _ in range(self.scenario.mutations)
+            instants.randrange(START_MS, end_ms) for _ in range(self.scenario.mutations)
         )
-        if self.scenario.removes:
-            self._removal_ms = chance.randrange(START_MS, end_ms)
+        self._acts = list(self._operator(instants, end_ms))
         for minute_ms in range(START_MS, end_ms, MINUTE_MS):
+            if START_MS < minute_ms <= START_MS + slept_ms:
+                continue
             if chance.random() < knobs.lost:
                 world.injected["tick lost"] += 1
                 continue
@@ -322,6 +441,25 @@ class Run:
         self._ticks.sort()
         self.run_until(end_ms)
 
+    def _operator(
+        self, instants: random.Random, end_ms: int
+    ) -> Iterator[tuple[int, Callable[[], None]]]:
+        """Name what an operator does, and when."""
+        upstream, given = self.upstreams[0], self.scenario
+        if given.removes:
+            self.removed = upstream.members[0].id
+            yield instants.randrange(START_MS, end_ms), lambda: self._remove(upstream)
+        if given.interrupts:
+            member = upstream.members[0]
+            begin_ms, again_ms = sorted(instants.randrange(START_MS, end_ms) for _ in range(2))
+            do, undo = {
+                "removed": (self._remove, lambda one: self._return(one, member)),
+                "paused": (self._pause, self._unpause),
+                "suspended": (self._suspend, self._unsuspend),
+            }[given.interrupts]
+            yield begin_ms, lambda: do(upstream)
+            yield again_ms, lambda: undo(upstream)
+
     def heal(self) -> None:
         """Run until nothing is left to do, faults and mutations being over."""
         self.world.healthy = True
@@ -331,19 +469,35 @@ class Run:
         while self._mutations:
             self._mutations.pop()
             self.mutate()
+        for upstream in self.upstreams:
+            upstream.recover()
         self._skip()
         self._settle()
         if self._redrive():
             self._settle()
-        if self.scenario.reconciles:
-            for at_ms in self._listings():
-                self.world.now_ms = max(self.world.now_ms, at_ms)
-                self._settle()
+        for at_ms in self._listings() if self.scenario.reconciles else ():
+            self.world.now_ms = max(self.world.now_ms, at_ms)
+            self._settle()
+        for at_ms in self._doubts() if self.scenario.lying else ():
+            self.world.now_ms = max(self.world.now_ms, at_ms)
+            self.minute()
+            self._settle()
+
+    def _doubts(self) -> list[int]:
+        """Name the minutes from which on an account is asked without a validator once."""
+        found = []
+        for _, member in self._members():
+            after_ms = (due.stable_hash(member.id) - self.world.now_ms) % HOUR_MS
+            at_ms = self.world.now_ms + after_ms
+            found.append(at_ms - at_ms % MINUTE_MS)
+        return sorted(found)
 
     def _settle(self) -> None:
-        for _ in range(HEALING_MAX):
+        # A quiet account is due only then.
+        patience = self.scenario.slowest_s // 60
+        for number in range(HEALING_MAX):
             self.minute()
-            if self.is_quiet():
+            if number >= patience and self.is_quiet():
                 return
             self._skip()
         raise Broken(f"I10: not at rest after {HEALING_MAX} minutes: {self.unrest()}")
@@ -376,7 +530,7 @@ class Run:
         )
 
     def _overlap_ms(self, pk: str, stream: str) -> int:
-        provider = self.providers[pk.split("#")[1]]
+        provider = self.providers[pk.split("#")[1].partition("-")[0]]
         return provider.streams[stream].overlap_s * 1000 if stream in provider.streams else 0
 
     def _redrive(self) -> int:
@@ -412,7 +566,7 @@ class Run:
             self.lambdas.poll()
             ready = [one for one in world.processes if one.wake_ms <= world.now_ms]
             if ready:
-                world.resume(ready[0] if len(ready) == 1 else world.chance.choice(ready))
+                world.resume(ready[0] if len(ready) == 1 else world.turns.choice(ready))
                 continue
             next_ms = self._next_ms(end_ms)
             if next_ms >= end_ms and not world.processes:
@@ -427,43 +581,107 @@ class Run:
         while self._mutations and self._mutations[0] <= now_ms:
             self._mutations.pop(0)
             self.mutate()
-        if self._removal_ms <= now_ms:
-            self._removal_ms = NEVER_MS
-            self._remove(self.upstreams[0])
+        while self._acts and self._acts[0][0] <= now_ms:
+            # What is done from outside is no step of the process that happens to be at work.
+            current, self.world.current = self.world.current, None
+            self._acts.pop(0)[1]()
+            self.world.current = current
+
+    # What an operator does
+
+    def shard(self, account: str) -> int:
+        """Say where an operator finds an account."""
+        return zlib.crc32(account.encode()) % self.scenario.shards
+
+    def _write(self, operation: str, pk: str, sk: str, **params: Any) -> None:
+        if (pk, sk) not in self.world.aws.items:
+            raise Broken(f"an operator looks for {pk} {sk} in vain")
+        where = {"TableName": self.world.deployed.table, "Key": items.key(pk, sk)}
+        self.world.aws.call("dynamodb", operation, {**where, **params})
+
+    def _accounts(self, upstream: Upstream) -> Iterator[tuple[str, str]]:
+        """Name the keys of its first account, one for each connection."""
+        account = upstream.members[0].id
+        for connection in upstream.connections():
+            yield f"shard#{connection.name}#{self.shard(account)}", account
 
     def _remove(self, upstream: Upstream) -> None:
-        """Do what an operator does with an account that is no longer wanted."""
-        self.removed = upstream.members[0].id
-        key = {"pk": {"S": f"shard#{upstream.name}#0"}, "sk": {"S": self.removed}}
-        table = self.world.deployed.table
-        self.world.aws.call("dynamodb", "DeleteItem", {"TableName": table, "Key": key})
+        self.unwanted[upstream.members[0].id] = self.world.now_ms
+        for pk, sk in self._accounts(upstream):
+            self._write("DeleteItem", pk, sk)
+
+    def _return(self, upstream: Upstream, member: Member) -> None:
+        self.unwanted.clear()
+        for connection in upstream.connections():
+            self._add(upstream, connection, member)
+
+    def _pause(self, upstream: Upstream) -> None:
+        self.unwanted[upstream.members[0].id] = self.world.now_ms
+        values = {":paused": items.text("paused")}
+        for pk, sk in self._accounts(upstream):
+            self._write(
+                "UpdateItem",
+                pk,
+                sk,
+                UpdateExpression="SET standing = :paused",
+                ExpressionAttributeValues=values,
+            )
+
+    def _unpause(self, upstream: Upstream) -> None:
+        self.unwanted.clear()
+        for pk, sk in self._accounts(upstream):
+            self._write("UpdateItem", pk, sk, UpdateExpression="REMOVE standing")
+
+    def _suspend(self, upstream: Upstream, until_ms: int = NEVER_MS) -> None:
+        # It is in every URL.
+        self.unwanted["://"] = self.world.now_ms
+        for connection in upstream.connections():
+            self._write(
+                "UpdateItem",
+                "connection",
+                connection.name,
+                UpdateExpression="SET paused_until = :until",
+                ExpressionAttributeValues={":until": items.number(until_ms)},
+            )
+
+    def _unsuspend(self, upstream: Upstream) -> None:
+        self._suspend(upstream, 0)
+        self.unwanted.clear()
 
     def _next_ms(self, end_ms: int) -> int:
         """Name the next instant at which something is to be done."""
         instants = [process.wake_ms for process in self.world.processes]
         instants += [at_ms for at_ms, _ in self._ticks[:1]] + self._mutations[:1]
-        if self._removal_ms < NEVER_MS:
-            instants.append(self._removal_ms)
+        instants += [at_ms for at_ms, _ in self._acts[:1]]
         if self.lambdas.soonest_ms > self.world.now_ms:
             instants.append(self.lambdas.soonest_ms)
         return max(min(instants, default=end_ms), self.world.now_ms)
 
-    def mutate(self) -> None:
-        """Let something happen at one of the providers."""
+    def mutate(self, why: str = "planned") -> None:
+        """
+        Let something happen at one of the providers.
+
+        Each draws from a seed of its own: what the first one is does not change the second.
+        """
+        self._happened[why] += 1
+        chance = self._chance(f"{why} {self._happened[why]}")
         self._mutated_ms = self.world.now_ms
         # What is done from outside is no step of the process that happens to be at work.
         current, self.world.current = self.world.current, None
-        self.world.chance.choice(self.upstreams).mutate(self.world.chance)
+        chance.choice(self.upstreams).mutate(chance)
         self.world.current = current
 
     def _watching(self, upstream: Upstream) -> Callable[[str, str], None]:
-        end_ms = START_MS + self.scenario.minutes * MINUTE_MS + WATCHED_MS
+        minutes = self.scenario.minutes + self.scenario.sleeps
+        end_ms = START_MS + minutes * MINUTE_MS + WATCHED_MS
         pollwire = self.lambdas.pollwire()
 
         def watch(account: str, identity: str) -> None:
-            # One that was removed meanwhile is watched no more.
-            with suppress(Conflict):
-                pollwire.state.watch(upstream.name, 0, account, identity, end_ms)
+            for connection in upstream.connections():
+                # One that was removed meanwhile is watched no more.
+                with suppress(Conflict):
+                    shard = self.shard(account)
+                    pollwire.state.watch(connection.name, shard, account, identity, end_ms)
 
         return watch
 
@@ -471,7 +689,7 @@ class Run:
 
     def failure(self) -> PollwireError:
         """Make what a provider's failure to answer is."""
-        return self.world.chance.choice(
+        return self.world.faults.choice(
             (
                 Unavailable("sim: no complete answer"),
                 Unavailable("sim: 503", retry_after_s=20),
@@ -490,6 +708,27 @@ class Run:
             if owner not in {"all", *process.accounts}:
                 raise Broken(f"I5: a credential of {owner} was sent for {process.accounts}")
 
+    def note_empty(self, request: Request) -> None:
+        """Note an account that a check finds to be empty: whatever comes is news."""
+        process = self.world.current
+        if not self.scenario.is_calm or process is None or process.spec.stage != "check":
+            return
+        sent = f"{request.url}{request.form}"
+        for upstream, member in self._members():
+            if member.id in sent and upstream.knows_nothing(member.id):
+                self.empty.add(member.id)
+
+    def require_wanted(self, request: Request) -> None:
+        """What an operator paused or removed is not asked for by whoever begins after that."""
+        process = self.world.current
+        if process is None or not self.unwanted or self.scenario.knobs.stale:
+            return
+        began_ms = process.deadline_ms - process.spec.timeout_s * 1000
+        sent = f"{request.url}{request.form}"
+        for text, since_ms in self.unwanted.items():
+            if since_ms < began_ms and text in sent:
+                raise Broken(f"{text!r} was asked for though it was to be left alone")
+
     def _watch(self, pk: str, sk: str, before: tuple[int, ...], after: tuple[int, ...]) -> None:
         """I4: version, cursor and sequence of a stream never go down."""
         if any(old > new for old, new in zip(before, after, strict=True)):
@@ -503,7 +742,8 @@ class Run:
 
     def connections(self) -> Iterator[tuple[Upstream, Connection]]:
         for upstream in self.upstreams:
-            yield upstream, upstream.connection()
+            for connection in upstream.connections():
+                yield upstream, connection
 
     # Rest
 
@@ -516,6 +756,11 @@ class Run:
             parts = {sk, *pk.split("#")}
             if not parts & {self.sick, self.removed} - {""}:
                 yield (pk, sk), item
+
+    def _members(self) -> Iterator[tuple[Upstream, Member]]:
+        for upstream in self.upstreams:
+            for member in upstream.members:
+                yield upstream, member
 
     def well(self, upstream: Upstream) -> list[Member]:
         """Name the accounts that every promise holds for."""

@@ -122,6 +122,8 @@ class World:
         used: Permissions that were needed, by function.
 
         touched: Queues that something was done to, so that there may be messages to hand out.
+
+        turns, faults: Where it is drawn from who goes on and when, and what goes wrong.
     """
 
     def __init__(
@@ -129,9 +131,10 @@ class World:
     ) -> None:
         self.deployed, self.knobs, self.plan = deployed, knobs, plan
         self.now_ms = START_MS
-        self.chance = random.Random(seed)
-        # Two streams: one more fault does not change what happens at the providers.
-        self._faults = random.Random(seed ^ 0x5EED)
+        # Two streams, and none of what happens at the providers: one more fault changes no turn,
+        # and another turn no fault.
+        self.turns = random.Random(f"turns {seed}")
+        self.faults = random.Random(f"faults {seed}")
         self.aws = Aws(deployed, self.clock)
         self.aws.stale = self._is_stale
         self.steps = 0
@@ -170,7 +173,7 @@ class World:
             raise Died
         number, self.steps = self.steps, self.steps + 1
         fault = self._fault(number)
-        process.wake_ms = self.now_ms + self._faults.randrange(1, 40)
+        process.wake_ms = self.now_ms + self.turns.randrange(1, 40)
         if fault:
             self.injected[fault] += 1
             self.trace.append(f"{number} {process.spec.name} {kind} {fault}")
@@ -204,9 +207,9 @@ class World:
             return ""
         if self.plan is not None:
             return self.plan.get(number, "")
-        if self._faults.random() >= self.knobs.fault:
+        if self.faults.random() >= self.knobs.fault:
             return ""
-        return self._faults.choices(self._kinds, self._weights)[0]
+        return self.faults.choices(self._kinds, self._weights)[0]
 
     def _wait(self, process: Process) -> None:
         self._main.switch()
@@ -221,7 +224,7 @@ class World:
     def _is_stale(self) -> bool:
         if self.current is None or self.healthy:
             return False
-        return self._faults.random() < self.knobs.stale
+        return self.faults.random() < self.knobs.stale
 
     def call(self, service: str, operation: str, params: Mapping[str, Any]) -> Any:
         """
@@ -305,10 +308,10 @@ class World:
         entries = answer.get("Successful") if operation.endswith("Batch") else None
         if not entries or self.healthy or self.current is None:
             return answer
-        if self._faults.random() >= self.knobs.refused:
+        if self.faults.random() >= self.knobs.refused:
             return answer
         self.injected["refused"] += 1
-        unlucky = entries[self._faults.randrange(len(entries))]
+        unlucky = entries[self.faults.randrange(len(entries))]
         failed = {"Id": unlucky["Id"], "Code": "InternalError", "SenderFault": False}
         kept = [one for one in entries if one is not unlucky]
         return {**answer, "Successful": kept, "Failed": [*answer.get("Failed", []), failed]}
