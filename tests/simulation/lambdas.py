@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ import boto3
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 from botocore.validate import ParamValidator
+from pollwire import queues
 from pollwire.events import iso
 from pollwire.http import Hosts
 from pollwire.providers import Provider
@@ -33,6 +35,7 @@ from pollwire.state import State
 from pollwire.world import World as Pollwire
 
 from tests.integration.system import Http
+from tests.simulation.custody import Loudly
 from tests.simulation.specs import FunctionSpec
 from tests.simulation.world import Broken, Process, World
 from tests.stack import ROOT
@@ -129,6 +132,9 @@ class Lambda:
 
     Args:
         http: Makes what a container asks providers with.
+
+    Attributes:
+        is_loud: Everything is logged, as an operator may set it.
     """
 
     def __init__(
@@ -140,6 +146,7 @@ class Lambda:
     ) -> None:
         self.world, self.providers, self.hosts, self._http = world, providers, hosts, http
         self.logs = io.StringIO()
+        self.is_loud = False
         self.ticks: list[int] = []
         self._warm: dict[str, list[Container]] = defaultdict(list)
         self._made: list[tuple[str, ModuleType]] = []
@@ -154,15 +161,22 @@ class Lambda:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Have every AWS client of the process talk to this world."""
-        real, stdout = BaseClient._make_api_call, sys.stdout
+        real, out = BaseClient._make_api_call, (sys.stdout, sys.stderr)
+        root, loudly = logging.getLogger(), Loudly(self.logs.write)
+        level = root.level
         BaseClient._make_api_call = _bound(self.world)  # type: ignore[method-assign]
-        sys.stdout = self.logs
+        sys.stdout = sys.stderr = self.logs
+        if self.is_loud:
+            root.addHandler(loudly)
+            root.setLevel(logging.DEBUG)
         try:
             yield
         finally:
             self.world.abandon()
             BaseClient._make_api_call = real  # type: ignore[method-assign]
-            sys.stdout = stdout
+            sys.stdout, sys.stderr = out
+            root.removeHandler(loudly)
+            root.setLevel(level)
             for stage, module in self._made:
                 _spare[stage].append(module)
 
@@ -190,13 +204,28 @@ class Lambda:
         module = _spare[spec.stage].pop() if _spare[spec.stage] else _load(spec.stage)
         self._made.append((spec.stage, module))
         level = logging.WARNING if self.world.is_terse else logging.INFO
+        level = logging.DEBUG if self.is_loud else level
         if module.logger.log_level != level:
             module.logger.setLevel(level)
         for handler in module.logger.handlers:
             handler.setStream(self.logs)
         container = Container(module, self.pollwire())
         module.world = lambda: container.pollwire  # type: ignore[attr-defined]
+        if spec.queue:
+            name = f"read_{spec.stage}"
+            setattr(module, name, self._noting(getattr(queues, name)))
         return container
+
+    def _noting(self, read: Callable[[str], Any]) -> Callable[[str], Any]:
+        """Note which of its jobs an invocation is at work for."""
+
+        def noted(body: str) -> Any:
+            job = read(body)
+            if self.world.current:
+                self.world.current.job, self.world.current.account = job, ""
+            return job
+
+        return noted
 
     # Invocations
 
@@ -213,7 +242,10 @@ class Lambda:
             context = Context(spec.name, lambda: process.deadline_ms - self.world.now_ms)
             try:
                 answer = container.module.handler(event, context)
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, Exception):
+                    # The runtime logs what a handler raises.
+                    self.logs.write("".join(traceback.format_exception(error)))
                 # Nobody goes on with the memory of a process that died, in no other run either.
                 self._made.remove((spec.stage, container.module))
                 raise

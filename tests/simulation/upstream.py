@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from pollwire.model import Connection
 
+from local.simulators import Change
 from local.simulators.intelli import Intelli
 from local.simulators.kirimdev import Kirimdev
 from local.simulators.ringcentral import RingCentral
 from local.simulators.youmail import YouMail
+from tests.simulation.oracle import State, held
 
 if TYPE_CHECKING:
     from tests.simulation.scenario import Scenario
@@ -65,6 +67,8 @@ class Upstream:
         streams: Those whose content is compared in the end.
 
         watch: Has an eye on an id of an account.
+
+        states: What each thing was, one after the other, by account, stream and id.
     """
 
     name = ""
@@ -80,6 +84,7 @@ class Upstream:
         self.members: list[Member] = []
         self.watches = scenario.watches
         self.watch: Callable[[str, str], None] = lambda account, identity: None
+        self.states: dict[tuple[str, str, str], list[State]] = {}
         self._seen = 0
         self.interval_s, self.reconciles = scenario.interval_s, scenario.reconciles
         self.scenario = scenario
@@ -114,7 +119,15 @@ class Upstream:
             if change.kind:
                 told = Told(change.account, change.stream, change.id, change.kind, now_ms)
                 self.journal.append(told)
+            self._remember(change, now_ms)
         self._seen = len(self.simulator.journal)
+
+    def _remember(self, change: Change, now_ms: int) -> None:
+        """Remember what a thing is now; what it is told to be is compared with that."""
+        states = self.states.setdefault((change.account, change.stream, change.id), [])
+        found = held(self.name, self.simulator, change, now_ms, len(states))
+        if found and found != states[-len(found) :]:
+            states += found
 
     def pick(self, chance: Chance, account: str, stream: str) -> str:
         """Name one of the newest things of a stream; empty if there is none."""
@@ -124,6 +137,11 @@ class Upstream:
             if (one.account, one.stream) == (account, stream)
         ]
         return chance.choice(made[-6:]) if made else ""
+
+    def vary(self, *names: str) -> dict[str, str]:
+        """Change one of some fields: each is the only one that differs at some time."""
+        text = self.version()
+        return {names[int(text[1:]) % len(names)]: text}
 
     def version(self) -> str:
         """Make a text that tells one state from all before it."""
@@ -142,7 +160,7 @@ class OfYouMail(Upstream):
         paging = chance.choice(("pages", "pages"))
         self.simulator = YouMail(
             self.clock, lag_ms=chance.choice((0, 0, 3000)), paging=paging,
-            show_updated=chance.random() < 0.5,
+            show_updated=chance.random() < 0.5, token_name=self._token_name,
         )  # fmt: skip
         for number in range(accounts):
             account = f"1000000000{number}"
@@ -156,6 +174,9 @@ class OfYouMail(Upstream):
             said = ",".join(name if name in self.streams else "" for name in fields)
             settings = {"fields": said}
             self.members.append(Member(account, settings, secret))
+
+    def _token_name(self, account: str) -> str:
+        return str(self.simulator._accounts[account].password)
 
     def operations(self) -> tuple[Operation, ...]:
         every: dict[str, tuple[Operation, ...]] = {
@@ -190,7 +211,12 @@ class OfYouMail(Upstream):
         return operate
 
     def _transcribe(self, chance: Chance, account: str) -> None:
-        self._of("entry", "change_entry", transcript=self.version())(chance, account)
+        fields = self.vary(
+            "transcript", "preview", "transcriptionState", "notes", "callerName", "city",
+            "countryState", "body", "flagged", "shared", "length", "mediaType", "destination",
+            "phonebookSourceId", "impliedCallerName", "contactActionType",
+        )  # fmt: skip
+        self._of("entry", "change_entry", **fields)(chance, account)
 
     def _read(self, chance: Chance, account: str) -> None:
         self._of("entry", "mark_read")(chance, account)
@@ -214,7 +240,8 @@ class OfYouMail(Upstream):
         self.simulator.add_contact(account, firstName=self.version())
 
     def _rename(self, chance: Chance, account: str) -> None:
-        self._of("contact", "update_contact", firstName=self.version())(chance, account)
+        fields = self.vary("firstName", "phone", "email", "organization", "notes", "group")
+        self._of("contact", "update_contact", **fields)(chance, account)
 
     def _rename_back_in_time(self, chance: Chance, account: str) -> None:
         one = self.pick(chance, account, "contact")
@@ -286,6 +313,7 @@ class OfRingCentral(Upstream):
             says_retry_after=chance.random() < 0.7,
             rate_prefix=chance.choice(("X-Rate-Limit", "X-RateLimit")),
             zone=chance.choice(("Z", "+0000")),
+            token_name=self._token_name,
         )
         for number in range(accounts):
             account = f"100{number}"
@@ -298,6 +326,12 @@ class OfRingCentral(Upstream):
             if chance.random() < 0.7:
                 self.simulator.leave_voicemail(account)
             self.members.append(Member(account, {"accountId": "133128004"}, secret))
+            # Nobody made it: it is there from the first.
+            state = Change("presence", "created", "presence", 0, account)
+            self._remember(state, int(self.clock() * 1000))
+
+    def _token_name(self, account: str) -> str:
+        return str(self.simulator._accounts[account].secrets[1])
 
     def operations(self) -> tuple[Operation, ...]:
         return (
@@ -322,7 +356,11 @@ class OfRingCentral(Upstream):
     def _change(self, chance: Chance, account: str) -> None:
         one = self._message(chance, account)
         if one and self.simulator._message(one).availability == "Alive":
-            self.simulator.change_message(one, subject=self.version())
+            fields = self.vary(
+                "subject", "messageStatus", "vmTranscriptionStatus", "priority", "readStatus",
+                "faxResolution", "smsDeliveryTime",
+            )  # fmt: skip
+            self.simulator.change_message(one, **fields)
 
     def _read(self, chance: Chance, account: str) -> None:
         one = self._message(chance, account)
@@ -387,10 +425,12 @@ class OfKirimdev(Upstream):
             validators=chance.random() < 0.9,
             seed=chance.randrange(1000),
         )
-        key = f"kdv_live_{CANARY}-{self.name}-all"
-        self.simulator.add_organisation("org", key)
+        # Any key of the organisation reads all of its accounts: whose it is only we know.
+        self.simulator.add_organisation("org", f"kdv_live_{self.secret('all')}")
         for number in range(accounts):
             account = f"10654035224290{number}"
+            key = f"kdv_live_{self.secret(account)}"
+            self.simulator.add_key("org", key)
             self.simulator.add_account("org", account)
             if chance.random() < 0.7:
                 self.simulator.new_conversation(account)
@@ -425,7 +465,11 @@ class OfKirimdev(Upstream):
 
     def _assign(self, chance: Chance, account: str) -> None:
         if one := self._pick(chance, account):
-            self.simulator.assign(one, self.version())
+            name = self.version()
+            if int(name[1:]) % 3:
+                self.simulator.assign(one, name)
+            else:
+                self.simulator.change_contact(one, name=name)
 
     def _assign_back(self, chance: Chance, account: str) -> None:
         one = self._pick(chance, account)

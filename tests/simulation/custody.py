@@ -1,0 +1,236 @@
+"""
+I5 and I7: who may see what. Credentials, access tokens and personal content, at every side effect.
+
+Everything that opens something says whose it is: ``CANARY-<provider>-<account>``, or ``-all`` if
+the accounts of a connection share it. A request bears what is of the account that it is for; a call
+to AWS is about that account, and bears no secret at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import logging
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pollwire.model import CheckJob, DeltaJob, Request
+
+from tests.simulation.upstream import CANARY
+from tests.simulation.world import Broken, Process
+
+if TYPE_CHECKING:
+    from tests.simulation.scenario import Run
+
+Params = Mapping[str, Any]
+Keys = Iterator[tuple[str, str]]
+
+#: One of so many runs logs all there is and has each call searched: that takes its time.
+PROBED = 4
+
+#: Of all accounts of a connection.
+ALL, SHARED = "all", "*"
+
+OWNERS = re.compile(CANARY + r"-([a-z]+)-([^-'\"\s]+)")
+
+#: The canary as it is, and as it looks within what was encoded.
+SECRETS = (
+    CANARY,
+    *(base64.b64encode(b"-" * n + CANARY.encode())[4 if n else 0 : 8].decode() for n in range(3)),
+    CANARY.encode().hex(),
+)
+
+#: What people say and are called: the simulators' texts, names and numbers.
+PERSONAL = re.compile(
+    r"\bv[0-9]{5}\b|\b4255550111\b|\+1415[0-9]+|\+16505819987|\b6155587[0-9]+|\b61500079987\b"
+    r"|\+628[0-9]+|\b(?:Bob|Budi|Hello|Halo)\b"
+)
+
+
+def is_probed(seed: int) -> bool:
+    """Tell whether a run is searched at every call; families and providers play no part in it."""
+    return not zlib.crc32(f"probe {seed}".encode()) % PROBED
+
+
+def require(holds: object, promise: str) -> None:
+    if not holds:
+        raise Broken(promise)
+
+
+def without_secrets(place: str, text: str) -> None:
+    """
+    Check that a text opens nothing.
+
+    Raises:
+        Broken: It does; the text itself is not repeated.
+    """
+    require(not any(one in text for one in SECRETS), f"I7: a secret is seen in {place}")
+
+
+def impersonal(place: str, text: str) -> None:
+    """Check that a text says nothing of what people said, and to whom."""
+    found = PERSONAL.search(text)
+    require(not found, f"I7: personal content is seen in {place}: {found and found[0]}")
+
+
+class Custody:
+    """Looks at the requests and the calls of one run."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._is_probed = is_probed(run.scenario.seed)
+        self._hosts = {
+            name: {urlsplit(host).netloc for host in provider.hosts.values()}
+            for name, provider in run.providers.items()
+        }
+
+    # I5: requests
+
+    def request(self, request: Request) -> None:
+        """A request is sent to its account's provider, with what is its account's."""
+        process = self._run.world.current
+        if process is None or process.job is None:
+            return
+        account = process.account or getattr(process.job, "account", "")
+        upstream = next(
+            one for one, connection in self._run.connections()
+            if connection.name == process.job.connection
+        )  # fmt: skip
+        url, form = urlsplit(request.url), request.form or {}
+        require(account, "I5: a request is sent for no account")
+        host = url.netloc
+        require(host in self._hosts[upstream.name], f"I5: {host} was asked for {upstream.name}")
+        without_secrets("a URL", f"{request.url} {sorted(request.query.items())}")
+        sent = f"{_opened(request.headers)} {[*form.values()]}"
+        for owner in OWNERS.findall(sent):
+            known = (upstream.name, account), (upstream.name, ALL)
+            require(owner in known, f"I5: what is of {owner} was sent for {account}")
+        named = {*url.path.split("/"), *form.values(), *request.query.values()}
+        others = {one.id for one in upstream.members} - {account}
+        require(not named & others, f"I5: {named & others} was asked for in place of {account}")
+
+    # I5 and I7: calls to AWS
+
+    def call(self, process: Process | None, service: str, operation: str, params: Params) -> None:
+        """A call is about the account that its process is at work for, and shows no secret."""
+        if process is None:
+            return
+        if service == "dynamodb":
+            for pk, sk in _keys(operation, params):
+                require(
+                    pk == "connection" or _is_own(process, pk, sk),
+                    f"I5: {operation} of {pk}/{sk} for {process.job}",
+                )
+        elif service == "kms":
+            _sealed(process, params)
+            return
+        elif operation == "SendMessageBatch" and isinstance(process.job, CheckJob):
+            _queued(process.job, params)
+        if self._is_probed:
+            self._search(service, operation, params)
+
+    def _search(self, service: str, operation: str, params: Params) -> None:
+        text = repr(params)
+        without_secrets(operation, text)
+        is_of_streams = service == "sns" or "stream#" in text
+        if not is_of_streams:
+            # Between stages, and in what a check knows, there are keys and marks only.
+            impersonal(operation, text)
+
+
+def _opened(headers: Mapping[str, str]) -> list[str]:
+    """Read headers, what is encoded in them as well."""
+    found = []
+    for value in headers.values():
+        if value.startswith("Basic "):
+            try:
+                value = base64.b64decode(value[6:]).decode()
+            except (binascii.Error, UnicodeDecodeError):
+                raise Broken("I5: a Basic header that cannot be read") from None
+        found.append(value)
+    return found
+
+
+def _is_own(process: Process, pk: str, sk: str) -> bool:
+    """Tell whether an item is of what a process is at work for."""
+    job = process.job
+    if job is None:
+        return False
+    kind, _, rest = pk.partition("#")
+    if isinstance(job, DeltaJob):
+        own = {
+            "shard": (f"{job.connection}#{job.shard}", {job.account}),
+            "stream": (f"{job.connection}#{job.account}#{job.stream}", {sk}),
+            "token": (job.connection, {job.account, SHARED}),
+        }
+    else:
+        own = {
+            "shard": (f"{job.connection}#{job.shard}", {sk}),
+            "token": (job.connection, {process.account, SHARED}),
+        }
+    of, names = own.get(kind, ("", set()))
+    return of == rest and sk in names
+
+
+def _keys(operation: str, params: Params) -> Keys:
+    """Name the items that a call reads or writes; of a query, its partition."""
+    if operation == "Query":
+        values = params["ExpressionAttributeValues"]
+        yield next(one["S"] for name, one in values.items() if name == ":pk"), ""
+    elif operation == "BatchGetItem":
+        for table in params["RequestItems"].values():
+            yield from ((one["pk"]["S"], one["sk"]["S"]) for one in table["Keys"])
+    elif operation == "TransactWriteItems":
+        for action in params["TransactItems"]:
+            for one in action.values():
+                where = one.get("Key") or one["Item"]
+                yield where["pk"]["S"], where["sk"]["S"]
+    else:
+        where = params.get("Key") or params["Item"]
+        yield where["pk"]["S"], where["sk"]["S"]
+
+
+def _sealed(process: Process, params: Params) -> None:
+    """What is sealed or opened is bound to the connection and the account that it is of."""
+    context, job = params.get("EncryptionContext", {}), process.job
+    require(
+        context.keys() == {"connection", "account"} and job is not None,
+        f"I5: sealed with {context} for {job}",
+    )
+    account = process.account or getattr(job, "account", "")
+    own = {account, SHARED} if account else {context["account"]}
+    require(
+        context["connection"] == job.connection and context["account"] in own,
+        f"I5: sealed with {context} for {account} of {job}",
+    )
+    plain = params.get("Plaintext", b"")
+    text = plain.decode() if isinstance(plain, bytes) else str(plain)
+    for _, owner in OWNERS.findall(text):
+        named = SHARED if owner == ALL else owner
+        require(named == context["account"], f"I5: what is of {owner} is sealed with {context}")
+
+
+def _queued(job: CheckJob, params: Params) -> None:
+    for entry in params["Entries"]:
+        said = json.loads(entry["MessageBody"])
+        own = (said["connection"], said["shard"]) == (job.connection, job.shard)
+        require(own, f"I5: {job} queued {said}")
+
+
+# Logs
+
+
+class Loudly(logging.Handler):
+    """Writes what the product and its root logger say beside its handlers' own loggers."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        super().__init__(logging.DEBUG)
+        self._write = write
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name == "root" or record.name.startswith("pollwire"):
+            self._write(f"{self.format(record)}\n")
