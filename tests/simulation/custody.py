@@ -11,10 +11,9 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import logging
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -44,11 +43,9 @@ SECRETS = (
     CANARY.encode().hex(),
 )
 
-#: What people say and are called: the simulators' texts, names and numbers.
-PERSONAL = re.compile(
-    r"\bv[0-9]{5}\b|\b4255550111\b|\+1415[0-9]+|\+16505819987|\b6155587[0-9]+|\b61500079987\b"
-    r"|\+628[0-9]+|\b(?:Bob|Budi|Hello|Halo)\b"
-)
+#: What people say and are called, in the simulators: long enough to be nothing else by chance.
+PERSONAL = ("4255550111", "+1415", "+1650", "61555879987", "61500079987", "+628", "Budi", "Hello")
+_VERSION = re.compile(r"\bv[0-9]{5}\b")
 
 
 def is_probed(seed: int) -> bool:
@@ -73,8 +70,9 @@ def without_secrets(place: str, text: str) -> None:
 
 def impersonal(place: str, text: str) -> None:
     """Check that a text says nothing of what people said, and to whom."""
-    found = PERSONAL.search(text)
-    require(not found, f"I7: personal content is seen in {place}: {found and found[0]}")
+    found = [one for one in PERSONAL if one in text]
+    found += _VERSION.findall(text) if "v0" in text else []
+    require(not found, f"I7: personal content is seen in {place}: {found}")
 
 
 class Custody:
@@ -82,11 +80,7 @@ class Custody:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._is_probed = is_probed(run.scenario.seed)
-        self._hosts = {
-            name: {urlsplit(host).netloc for host in provider.hosts.values()}
-            for name, provider in run.providers.items()
-        }
+        self._known: dict[str, tuple[str, set[str], set[str]]] = {}
 
     # I5: requests
 
@@ -96,22 +90,26 @@ class Custody:
         if process is None or process.job is None:
             return
         account = process.account or getattr(process.job, "account", "")
-        upstream = next(
-            one for one, connection in self._run.connections()
-            if connection.name == process.job.connection
-        )  # fmt: skip
-        url, form = urlsplit(request.url), request.form or {}
+        provider, hosts, ids = self._of(process.job.connection)
         require(account, "I5: a request is sent for no account")
-        host = url.netloc
-        require(host in self._hosts[upstream.name], f"I5: {host} was asked for {upstream.name}")
-        without_secrets("a URL", f"{request.url} {sorted(request.query.items())}")
-        sent = f"{_opened(request.headers)} {[*form.values()]}"
-        for owner in OWNERS.findall(sent):
-            known = (upstream.name, account), (upstream.name, ALL)
+        url, form = urlsplit(request.url), request.form or {}
+        require(url.netloc in hosts, f"I5: {url.netloc} was asked for {provider}")
+        without_secrets("a URL", f"{request.url} {request.query}")
+        for owner in OWNERS.findall(f"{_opened(request.headers)} {form}"):
+            known = (provider, account), (provider, ALL)
             require(owner in known, f"I5: what is of {owner} was sent for {account}")
-        named = {*url.path.split("/"), *form.values(), *request.query.values()}
-        others = {one.id for one in upstream.members} - {account}
-        require(not named & others, f"I5: {named & others} was asked for in place of {account}")
+        named = ids.intersection((*url.path.split("/"), *form.values(), *request.query.values()))
+        require(named <= {account}, f"I5: {named} was asked for in place of {account}")
+
+    def _of(self, connection: str) -> tuple[str, set[str], set[str]]:
+        """Name a connection's provider, its hosts, and the accounts that there are."""
+        if connection not in self._known:
+            for upstream, one in self._run.connections():
+                provider = self._run.providers[upstream.name]
+                hosts = {urlsplit(host).netloc for host in provider.hosts.values()}
+                ids = {member.id for member in upstream.members}
+                self._known[one.name] = (upstream.name, hosts, ids)
+        return self._known[connection]
 
     # I5 and I7: calls to AWS
 
@@ -130,14 +128,9 @@ class Custody:
             return
         elif operation == "SendMessageBatch" and isinstance(process.job, CheckJob):
             _queued(process.job, params)
-        if self._is_probed:
-            self._search(service, operation, params)
-
-    def _search(self, service: str, operation: str, params: Params) -> None:
         text = repr(params)
         without_secrets(operation, text)
-        is_of_streams = service == "sns" or "stream#" in text
-        if not is_of_streams:
+        if service != "sns" and "stream#" not in text:
             # Between stages, and in what a check knows, there are keys and marks only.
             impersonal(operation, text)
 
@@ -219,18 +212,3 @@ def _queued(job: CheckJob, params: Params) -> None:
         said = json.loads(entry["MessageBody"])
         own = (said["connection"], said["shard"]) == (job.connection, job.shard)
         require(own, f"I5: {job} queued {said}")
-
-
-# Logs
-
-
-class Loudly(logging.Handler):
-    """Writes what the product and its root logger say beside its handlers' own loggers."""
-
-    def __init__(self, write: Callable[[str], object]) -> None:
-        super().__init__(logging.DEBUG)
-        self._write = write
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.name == "root" or record.name.startswith("pollwire"):
-            self._write(f"{self.format(record)}\n")

@@ -35,7 +35,6 @@ from pollwire.state import State
 from pollwire.world import World as Pollwire
 
 from tests.integration.system import Http
-from tests.simulation.custody import Loudly
 from tests.simulation.specs import FunctionSpec
 from tests.simulation.world import Broken, Process, World
 from tests.stack import ROOT
@@ -162,21 +161,21 @@ class Lambda:
     def installed(self) -> Iterator[None]:
         """Have every AWS client of the process talk to this world."""
         real, out = BaseClient._make_api_call, (sys.stdout, sys.stderr)
-        root, loudly = logging.getLogger(), Loudly(self.logs.write)
-        level = root.level
         BaseClient._make_api_call = _bound(self.world)  # type: ignore[method-assign]
         sys.stdout = sys.stderr = self.logs
+        product, handler = logging.getLogger("pollwire"), logging.StreamHandler(self.logs)
         if self.is_loud:
-            root.addHandler(loudly)
-            root.setLevel(logging.DEBUG)
+            product.addHandler(handler)
+            product.setLevel(logging.DEBUG)
         try:
             yield
         finally:
             self.world.abandon()
             BaseClient._make_api_call = real  # type: ignore[method-assign]
             sys.stdout, sys.stderr = out
-            root.removeHandler(loudly)
-            root.setLevel(level)
+            if self.is_loud:
+                product.removeHandler(handler)
+                product.setLevel(logging.NOTSET)
             for stage, module in self._made:
                 _spare[stage].append(module)
 

@@ -273,9 +273,10 @@ class Run:
         self.baselines: dict[str, dict[str, str]] = {}
         self.baselines_ms: dict[str, int] = {}
         self.lambdas = Lambda(self.world, self.providers, self.hosts, lambda: Asking(self))
-        self.lambdas.is_loud = is_probed(scenario.seed)
         self.custody = Custody(self)
-        self.world.witnesses.append(self.custody.call)
+        if is_probed(scenario.seed):
+            self.lambdas.is_loud = True
+            self.world.witnesses.append(self.custody.call)
         self.world.watchers.append(self._watch)
         self._ticks: list[tuple[int, int]] = []
         self._mutations: list[int] = []
