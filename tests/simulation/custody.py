@@ -14,6 +14,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -31,6 +32,14 @@ Keys = Iterator[tuple[str, str]]
 #: One of so many runs logs all there is and has each call searched: that takes its time.
 PROBED = 4
 
+#: Parameters that mean "changed since", with the milliseconds of their unit; 0 for ISO 8601.
+SINCE = {"since": 1000, "updatedFrom": 1, "startDate": 1, "updated_since": 0}
+
+#: What they say in place of an instant: everything.
+EVERYTHING = (0, 946_684_800_000)
+
+DAY_MS = 86_400_000
+
 #: Of all accounts of a connection.
 ALL, SHARED = "all", "*"
 
@@ -44,7 +53,10 @@ SECRETS = (
 )
 
 #: What people say and are called, in the simulators: long enough to be nothing else by chance.
-PERSONAL = ("4255550111", "+1415", "+1650", "61555879987", "61500079987", "+628", "Budi", "Hello")
+PERSONAL = (
+    "425555010", "4255550111", "+1415", "+1650", "61555879987", "61500079987", "+628", "Budi",
+    "Hello",
+)  # fmt: skip
 _VERSION = re.compile(r"\bv[0-9]{5}\b")
 
 
@@ -80,6 +92,7 @@ class Custody:
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._is_probed = is_probed(run.scenario.seed)
         self._known: dict[str, tuple[str, set[str], set[str]]] = {}
 
     # I5: requests
@@ -98,8 +111,21 @@ class Custody:
         for owner in OWNERS.findall(f"{_opened(request.headers)} {form}"):
             known = (provider, account), (provider, ALL)
             require(owner in known, f"I5: what is of {owner} was sent for {account}")
+        self._since({**form, **request.query})
         named = ids.intersection((*url.path.split("/"), *form.values(), *request.query.values()))
         require(named <= {account}, f"I5: {named} was asked for in place of {account}")
+
+    def _since(self, asked: Mapping[str, str]) -> None:
+        """I11: who asks for what is new does not ask for everything, nor for the future."""
+        for name in SINCE.keys() & asked.keys():
+            value, unit = asked[name], SINCE[name]
+            if unit:
+                at_ms = int(value) * unit
+            else:
+                at_ms = int(datetime.fromisoformat(value).timestamp() * 1000)
+            ahead_ms = at_ms - self._run.world.now_ms
+            holds = at_ms in EVERYTHING or -DAY_MS < ahead_ms < 2 * DAY_MS
+            require(holds, f"I11: {name} {value} was asked for")
 
     def _of(self, connection: str) -> tuple[str, set[str], set[str]]:
         """Name a connection's provider, its hosts, and the accounts that there are."""
@@ -117,15 +143,15 @@ class Custody:
         """A call is about the account that its process is at work for, and shows no secret."""
         if process is None:
             return
-        if service == "dynamodb":
-            for pk, sk in _keys(operation, params):
-                require(
-                    pk == "connection" or _is_own(process, pk, sk),
-                    f"I5: {operation} of {pk}/{sk} for {process.job}",
-                )
-        elif service == "kms":
+        if service == "kms":
             _sealed(process, params)
             return
+        if not self._is_probed:
+            return
+        if service == "dynamodb":
+            for pk, sk in _keys(operation, params):
+                own = _is_own(process, pk, sk)
+                require(own, f"I5: {operation} of {pk}/{sk} for {process.job}")
         elif operation == "SendMessageBatch" and isinstance(process.job, CheckJob):
             _queued(process.job, params)
         text = repr(params)
@@ -151,6 +177,8 @@ def _opened(headers: Mapping[str, str]) -> list[str]:
 def _is_own(process: Process, pk: str, sk: str) -> bool:
     """Tell whether an item is of what a process is at work for."""
     job = process.job
+    if pk == "connection":
+        return job is None or sk == job.connection
     if job is None:
         return False
     kind, _, rest = pk.partition("#")

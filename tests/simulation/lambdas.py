@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import sys
-import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -228,6 +227,12 @@ class Lambda:
 
     # Invocations
 
+    def _log(self, error: BaseException | None) -> None:
+        """Log what a handler raised, and why, as the runtime does."""
+        while isinstance(error, Exception):
+            self.logs.write(f"{error}\n")
+            error = error.__cause__ or error.__context__
+
     def _invoke(
         self,
         spec: FunctionSpec,
@@ -242,9 +247,7 @@ class Lambda:
             try:
                 answer = container.module.handler(event, context)
             except BaseException as error:
-                if isinstance(error, Exception):
-                    # The runtime logs what a handler raises.
-                    self.logs.write("".join(traceback.format_exception(error)))
+                self._log(error)
                 # Nobody goes on with the memory of a process that died, in no other run either.
                 self._made.remove((spec.stage, container.module))
                 raise

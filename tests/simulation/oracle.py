@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -253,6 +254,13 @@ def streams(told: Mapping[Thing, list[Fields]]) -> None:
     for stream, news in found.items():
         numbers = [one["body"]["sequence"] for one in sorted(news, key=lambda one: one["place"])]
         require(numbers == list(range(1, len(numbers) + 1)), f"I2: sequence of {stream}: {numbers}")
+        for one, other in pairwise(sorted(news, key=lambda one: one["place"])):
+            told = (one["body"], other["body"])
+            if "deleted" in (told[0]["change"], told[1]["change"]):
+                continue  # Those that a list lacks come last; some say no time.
+            late = one["timestamp"] == other["timestamp"]
+            late = late and told[0]["lastUpdated"] > told[1]["lastUpdated"]
+            require(not late or stream[2] == "presence", f"I2: {stream}: {one} before {other}")
         used = {one["group"] for one in news}
         require(len(used) == 1, f"I2: {stream} has groups {used}")
         owner = groups.setdefault(used.pop(), stream)
@@ -273,8 +281,18 @@ def _walk(
             raise Broken(
                 f"I2: {thing} went back to {body}" if known else f"I3: {thing} never was {body}"
             )
+        again = number > 1 and _is_repeated(thing, news[number - 2]["body"], body)
+        require(not again, f"I3: {thing} was told twice to be {body}")
         place = found[0] if ordered else 0
         yield event, states[found[0]]
+
+
+def _is_repeated(thing: Thing, before: Fields, after: Fields) -> bool:
+    is_same = before["change"] == after["change"] or "deleted" not in (
+        before["change"],
+        after["change"],
+    )
+    return is_same and _said(thing, before) == _said(thing, after)
 
 
 def _tells(thing: Thing, body: Fields, state: State) -> bool:

@@ -274,9 +274,8 @@ class Run:
         self.baselines_ms: dict[str, int] = {}
         self.lambdas = Lambda(self.world, self.providers, self.hosts, lambda: Asking(self))
         self.custody = Custody(self)
-        if is_probed(scenario.seed):
-            self.lambdas.is_loud = True
-            self.world.witnesses.append(self.custody.call)
+        self.world.witnesses.append(self.custody.call)
+        self.lambdas.is_loud = is_probed(scenario.seed)
         self.world.watchers.append(self._watch)
         self._ticks: list[tuple[int, int]] = []
         self._mutations: list[int] = []

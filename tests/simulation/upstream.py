@@ -20,7 +20,7 @@ from local.simulators import Change
 from local.simulators.intelli import Intelli
 from local.simulators.kirimdev import Kirimdev
 from local.simulators.ringcentral import RingCentral
-from local.simulators.youmail import YouMail
+from local.simulators.youmail import TRASH, YouMail
 from tests.simulation.oracle import State, held
 
 if TYPE_CHECKING:
@@ -98,6 +98,10 @@ class Upstream:
     def operations(self) -> tuple[Operation, ...]:
         raise NotImplementedError
 
+    def revivals(self, account: str) -> tuple[Operation, ...]:
+        """Name what may happen besides where something was deleted: mostly it comes back."""
+        return ()
+
     def connection(self) -> Connection:
         interval_s = self.interval_s
         return Connection(self.name, self.name, interval_s=interval_s, slowest_s=interval_s)
@@ -109,7 +113,7 @@ class Upstream:
         """Let one thing happen, or some at the same instant."""
         account = chance.choice(self.members).id
         for _ in range(chance.choice((1, 1, 1, 2, 3))):
-            chance.choice(self.operations())(chance, account)
+            chance.choice((*self.operations(), *self.revivals(account)))(chance, account)
         self.note()
 
     def note(self) -> None:
@@ -219,13 +223,21 @@ class OfYouMail(Upstream):
         self._of("entry", "change_entry", **fields)(chance, account)
 
     def _read(self, chance: Chance, account: str) -> None:
-        self._of("entry", "mark_read")(chance, account)
+        rows = self.simulator._accounts[account].rows["entry"]
+        unread = [one for one, of in rows.items() if (of[-1].fields or {}).get("status") == 1]
+        if unread:
+            self.simulator.mark_read(chance.choice(unread[-6:]))
 
     def _trash(self, chance: Chance, account: str) -> None:
         self._of("entry", "trash")(chance, account)
 
     def _restore(self, chance: Chance, account: str) -> None:
         self._of("entry", "restore")(chance, account)
+
+    def revivals(self, account: str) -> tuple[Operation, ...]:
+        rows = self.simulator._accounts[account].rows["entry"] if "entry" in self.streams else {}
+        gone = [one for one, of in rows.items() if (of[-1].fields or {}).get("folderId") == TRASH]
+        return (lambda chance, account: self.simulator.restore(chance.choice(gone)),) * len(gone)
 
     def _greet(self, chance: Chance, account: str) -> None:
         self.simulator.record_greeting(account, self.version())
@@ -357,8 +369,8 @@ class OfRingCentral(Upstream):
         one = self._message(chance, account)
         if one and self.simulator._message(one).availability == "Alive":
             fields = self.vary(
-                "subject", "messageStatus", "vmTranscriptionStatus", "priority", "readStatus",
-                "faxResolution", "smsDeliveryTime",
+                "subject", "messageStatus", "vmTranscriptionStatus", "priority", "faxResolution",
+                "smsDeliveryTime",
             )  # fmt: skip
             self.simulator.change_message(one, **fields)
 
@@ -376,6 +388,11 @@ class OfRingCentral(Upstream):
         one = self._message(chance, account)
         if one and self.simulator._message(one).availability == "Deleted":
             self.simulator.restore(one)
+
+    def revivals(self, account: str) -> tuple[Operation, ...]:
+        kept = self.simulator._accounts[account].messages
+        gone = [one for one, message in kept.items() if message.availability == "Deleted"]
+        return (lambda chance, account: self.simulator.restore(chance.choice(gone)),) * len(gone)
 
     def _purge(self, chance: Chance, account: str) -> None:
         one = self._message(chance, account)
