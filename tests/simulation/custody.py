@@ -45,12 +45,15 @@ ALL, SHARED = "all", "*"
 
 OWNERS = re.compile(CANARY + r"-([a-z]+)-([^-'\"\s]+)")
 
+
+def _within_base64(text: str, shift: int) -> str:
+    """Write how a text looks in base64 when so many bytes precede it, in the whole quanta."""
+    written = base64.b64encode(b"-" * shift + text.encode()).decode()
+    return written[4 * bool(shift) : (shift + len(text)) // 3 * 4]
+
+
 #: The canary as it is, and as it looks within what was encoded.
-SECRETS = (
-    CANARY,
-    *(base64.b64encode(b"-" * n + CANARY.encode())[4 if n else 0 : 8].decode() for n in range(3)),
-    CANARY.encode().hex(),
-)
+SECRETS = (CANARY, CANARY.encode().hex(), *(_within_base64(CANARY, shift) for shift in range(3)))
 
 #: What people say and are called, in the simulators: long enough to be nothing else by chance.
 PERSONAL = (

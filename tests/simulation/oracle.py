@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from local.simulators import Change
-from tests.simulation.world import Broken
+from tests.simulation.world import Broken, Knobs
 
 if TYPE_CHECKING:
     from tests.simulation.scenario import Run
@@ -228,7 +228,7 @@ def check(run: Run, told: Mapping[Thing, list[Fields]]) -> None:
         Broken: Names the promise, and what breaks it.
     """
     upstreams = {connection.name: upstream for upstream, connection in run.connections()}
-    streams(told)
+    streams(told, healthy=run.scenario.knobs == Knobs())
     for thing, news in told.items():
         connection, account, stream, identity = thing
         if stream not in STREAMS or identity.startswith("gap:"):
@@ -245,26 +245,39 @@ def check(run: Run, told: Mapping[Thing, list[Fields]]) -> None:
         ends(run, connection, upstream, told)
 
 
-def streams(told: Mapping[Thing, list[Fields]]) -> None:
-    """I2: a stream's events arrive in its sequence, which has no gaps; a stream is one group."""
+def streams(told: Mapping[Thing, list[Fields]], *, healthy: bool) -> None:
+    """
+    I2: the sequence of a stream has no gaps and goes by provider time; a stream is one group.
+
+    Args:
+        healthy: No entry of a batch was refused: then what stands behind it does not overtake it.
+    """
     found: dict[tuple[str, str, str], list[Fields]] = defaultdict(list)
     for thing, news in told.items():
         found[thing[:3]] += news
     groups: dict[str, tuple[str, str, str]] = {}
-    for stream, news in found.items():
-        numbers = [one["body"]["sequence"] for one in sorted(news, key=lambda one: one["place"])]
-        require(numbers == list(range(1, len(numbers) + 1)), f"I2: sequence of {stream}: {numbers}")
-        for one, other in pairwise(sorted(news, key=lambda one: one["place"])):
-            told = (one["body"], other["body"])
-            if "deleted" in (told[0]["change"], told[1]["change"]):
-                continue  # Those that a list lacks come last; some say no time.
-            late = one["timestamp"] == other["timestamp"]
-            late = late and told[0]["lastUpdated"] > told[1]["lastUpdated"]
-            require(not late or stream[2] == "presence", f"I2: {stream}: {one} before {other}")
+    for stream, unsorted in found.items():
+        news = sorted(unsorted, key=lambda one: one["body"]["sequence"])
+        numbers = [one["body"]["sequence"] for one in news]
+        require(numbers == list(range(1, len(news) + 1)), f"I2: sequence of {stream}: {numbers}")
+        _in_time(stream, news)
+        places = [one["place"] for one in news]
+        require(not healthy or places == sorted(places), f"I2: {stream} arrived as {places}")
         used = {one["group"] for one in news}
         require(len(used) == 1, f"I2: {stream} has groups {used}")
         owner = groups.setdefault(used.pop(), stream)
         require(owner == stream, f"I6: {stream} and {owner} have one group")
+
+
+def _in_time(stream: tuple[str, str, str], news: list[Fields]) -> None:
+    """What one decision tells goes by provider time; but what a list lacks, which comes last."""
+    for one, other in pairwise(news):
+        first, second = one["body"], other["body"]
+        if "deleted" in (first["change"], second["change"]) or stream[2] == "presence":
+            continue
+        late = one["timestamp"] == other["timestamp"]
+        late = late and first["lastUpdated"] > second["lastUpdated"]
+        require(not late, f"I2: {stream}: {first} before {second}")
 
 
 def _walk(

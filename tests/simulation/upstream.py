@@ -26,8 +26,8 @@ from tests.simulation.oracle import State, held
 if TYPE_CHECKING:
     from tests.simulation.scenario import Scenario
 
-#: In every credential: it must not be seen anywhere.
-CANARY = "CANARY"
+#: In every credential: it must not be seen anywhere. Long enough to be known when it is encoded.
+CANARY = "CANARY-OF-TWEET"
 
 Clock = Callable[[], float]
 Chance = random.Random
