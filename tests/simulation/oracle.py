@@ -11,13 +11,15 @@ time zone, a neighbour's content or a wrong attribute is noticed, though it is t
 from __future__ import annotations
 
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
+
+from pollwire.providers import ringcentral
 
 from local.simulators import Change
 from tests.simulation.world import Broken, Knobs
@@ -414,7 +416,7 @@ def ends(run: Run, connection: str, upstream: Upstream, told: Mapping[Thing, lis
             continue
         if thing in told:
             _is_last(thing, told[thing][-1]["body"], states[-1])
-        elif not states[-1].deleted and thing[:3] not in gaps:
+        elif not (states[-1].deleted or thing[:3] in gaps or is_crowded(upstream, thing)):
             at_ms = run.baselines_ms.get("stream#{}#{}#{}".format(*thing[:3]), 0)
             before = [one.content for one in states if one.since_ms <= at_ms]
             kept = not run.scenario.backfill and states[-1].content in before
@@ -428,6 +430,15 @@ def _is_last(thing: Thing, body: Fields, state: State) -> None:
         return  # What becomes of it afterwards is no news.
     said = _said(thing, body)
     require(said == state.content, f"I1: {thing} is {state.content}, told was {said}")
+
+
+def is_crowded(upstream: Upstream, thing: tuple[str, ...]) -> bool:
+    """Tell whether a second holds more messages than a page: what else it holds is not listed."""
+    if thing[2] != "message-store":
+        return False
+    kept = upstream.simulator._accounts[thing[1]].messages.values()
+    seconds = Counter(one.created_ms // 1000 for one in kept if one.availability == "Alive")
+    return max(seconds.values(), default=0) > ringcentral.RECORDS
 
 
 def _is_unlisted(upstream: Upstream, thing: Thing) -> bool:

@@ -164,7 +164,8 @@ class OfYouMail(Upstream):
         paging = chance.choice(("pages", "pages"))
         self.simulator = YouMail(
             self.clock, lag_ms=chance.choice((0, 0, 3000)), paging=paging,
-            show_updated=chance.random() < 0.5, token_name=self._token_name,
+            show_updated=chance.random() < 0.5, token_s=chance.choice((90, 3600)),
+            token_name=self._token_name,
         )  # fmt: skip
         for number in range(accounts):
             account = f"1000000000{number}"

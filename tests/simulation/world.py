@@ -341,6 +341,7 @@ class World:
                 pass
             except Exception as error:  # noqa: BLE001 - the function failed as a whole
                 self.reached[f"failed: {type(error).__name__}"] += 1
+                self.trace.append(f"{spec.name} failed: {error!r}")
             self.processes.remove(process)
             # What a process that is gone would have answered reaches nobody.
             process.ended(None if process.dead else answer)
