@@ -3,11 +3,12 @@ The promises, checked when a run is at rest.
 
     I1   nothing is lost: the last event of each thing says what the provider holds
     I2   in order: revisions and sequences rise, and no older text follows a newer one
-    I3   identity: one id is one text, one decision is one id
+    I3   identity: one id is one text, one decision is one id; a thing is told as it was (oracle.py)
     I4   cursors never go down (checked at each write)
-    I5   no account is asked for with another's credential (checked at each request)
+    I5   no account is asked for with another's credential, nor its items touched for another
+         (custody.py, checked at each request and call)
     I6   one that fails stops no other (what a scenario with a broken account is for)
-    I7   no secret is seen
+    I7   no secret is seen, and nothing that people said but in events (custody.py)
     I8   every job was done, is queued, or is dead
     I9   what happens is told soon (scenarios without listings by the clock)
     I10  at rest there is nothing left to do, and nothing is said twice
