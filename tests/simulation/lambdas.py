@@ -175,7 +175,10 @@ class Lambda:
             if self.is_loud:
                 product.removeHandler(handler)
                 product.setLevel(logging.NOTSET)
-            for stage, module in self._made:
+            # Once only: two containers that share a module share what it keeps of a batch.
+            self._warm.clear()
+            while self._made:
+                stage, module = self._made.pop()
                 _spare[stage].append(module)
 
     def pollwire(self) -> Pollwire:

@@ -282,6 +282,10 @@ def _some_ahead(self: upstream.OfYouMail) -> tuple[Any, ...]:
     return (self._leave, self._leave, ahead)
 
 
+def _back_in_time(self: upstream.OfYouMail) -> tuple[Any, ...]:
+    return (self._add, self._rename, self._rename_back_in_time)
+
+
 def _trash_or_restore(self: upstream.OfYouMail) -> tuple[Any, ...]:
     return (self._trash, self._restore)
 
@@ -554,7 +558,7 @@ CURSOR: dict[str, Plant] = {
             ),
         ),
         quiet("youmail", minutes=3, mutations=8),
-        where=(youmail_of("contact"),),
+        where=(youmail_of("contact"), put(upstream.OfYouMail, "operations", _back_in_time)),
     ),
     "last_sync_token": Plant(
         "Of a full list the sync token of its last page is kept.",
