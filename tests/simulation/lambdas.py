@@ -24,6 +24,7 @@ import boto3
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 from botocore.validate import ParamValidator
+from pollwire import queues
 from pollwire.events import iso
 from pollwire.http import Hosts
 from pollwire.providers import Provider
@@ -129,6 +130,9 @@ class Lambda:
 
     Args:
         http: Makes what a container asks providers with.
+
+    Attributes:
+        is_loud: Everything is logged, as an operator may set it.
     """
 
     def __init__(
@@ -140,6 +144,7 @@ class Lambda:
     ) -> None:
         self.world, self.providers, self.hosts, self._http = world, providers, hosts, http
         self.logs = io.StringIO()
+        self.is_loud = False
         self.ticks: list[int] = []
         self._warm: dict[str, list[Container]] = defaultdict(list)
         self._made: list[tuple[str, ModuleType]] = []
@@ -154,16 +159,26 @@ class Lambda:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Have every AWS client of the process talk to this world."""
-        real, stdout = BaseClient._make_api_call, sys.stdout
+        real, out = BaseClient._make_api_call, (sys.stdout, sys.stderr)
         BaseClient._make_api_call = _bound(self.world)  # type: ignore[method-assign]
-        sys.stdout = self.logs
+        sys.stdout = sys.stderr = self.logs
+        product, handler = logging.getLogger("pollwire"), logging.StreamHandler(self.logs)
+        if self.is_loud:
+            product.addHandler(handler)
+            product.setLevel(logging.DEBUG)
         try:
             yield
         finally:
             self.world.abandon()
             BaseClient._make_api_call = real  # type: ignore[method-assign]
-            sys.stdout = stdout
-            for stage, module in self._made:
+            sys.stdout, sys.stderr = out
+            if self.is_loud:
+                product.removeHandler(handler)
+                product.setLevel(logging.NOTSET)
+            # Once only: two containers that share a module share what it keeps of a batch.
+            self._warm.clear()
+            while self._made:
+                stage, module = self._made.pop()
                 _spare[stage].append(module)
 
     def pollwire(self) -> Pollwire:
@@ -190,15 +205,36 @@ class Lambda:
         module = _spare[spec.stage].pop() if _spare[spec.stage] else _load(spec.stage)
         self._made.append((spec.stage, module))
         level = logging.WARNING if self.world.is_terse else logging.INFO
+        level = logging.DEBUG if self.is_loud else level
         if module.logger.log_level != level:
             module.logger.setLevel(level)
         for handler in module.logger.handlers:
             handler.setStream(self.logs)
         container = Container(module, self.pollwire())
         module.world = lambda: container.pollwire  # type: ignore[attr-defined]
+        if spec.queue:
+            name = f"read_{spec.stage}"
+            setattr(module, name, self._noting(getattr(queues, name)))
         return container
 
+    def _noting(self, read: Callable[[str], Any]) -> Callable[[str], Any]:
+        """Note which of its jobs an invocation is at work for."""
+
+        def noted(body: str) -> Any:
+            job = read(body)
+            if self.world.current:
+                self.world.current.job, self.world.current.account = job, ""
+            return job
+
+        return noted
+
     # Invocations
+
+    def _log(self, error: BaseException | None) -> None:
+        """Log what a handler raised, and why, as the runtime does."""
+        while isinstance(error, Exception):
+            self.logs.write(f"{error}\n")
+            error = error.__cause__ or error.__context__
 
     def _invoke(
         self,
@@ -213,7 +249,8 @@ class Lambda:
             context = Context(spec.name, lambda: process.deadline_ms - self.world.now_ms)
             try:
                 answer = container.module.handler(event, context)
-            except BaseException:
+            except BaseException as error:
+                self._log(error)
                 # Nobody goes on with the memory of a process that died, in no other run either.
                 self._made.remove((spec.stage, container.module))
                 raise

@@ -22,7 +22,7 @@ from itertools import count
 from typing import Any
 from unittest import mock
 
-from pollwire import decide, drain, due, items, marks, pipeline, queues, state
+from pollwire import decide, drain, due, events, items, marks, pipeline, queues, secrets, state
 from pollwire.events import Composer
 from pollwire.providers import intelli, kirimdev, ringcentral, youmail
 from pollwire.secrets import Sealer
@@ -283,6 +283,10 @@ def _some_ahead(self: upstream.OfYouMail) -> tuple[Any, ...]:
         self.simulator.set_stamp(account, "entry", now_ms)
 
     return (self._leave, self._leave, ahead)
+
+
+def _back_in_time(self: upstream.OfYouMail) -> tuple[Any, ...]:
+    return (self._add, self._rename, self._rename_back_in_time)
 
 
 def _trash_or_restore(self: upstream.OfYouMail) -> tuple[Any, ...]:
@@ -558,8 +562,7 @@ CURSOR: dict[str, Plant] = {
             ),
         ),
         quiet("youmail", minutes=3, mutations=8),
-        first=80,
-        where=(youmail_of("contact"),),
+        where=(youmail_of("contact"), put(upstream.OfYouMail, "operations", _back_in_time)),
     ),
     "last_sync_token": Plant(
         "Of a full list the sync token of its last page is kept.",
@@ -818,4 +821,164 @@ OTHERS: dict[str, Plant] = {
     ),
 }
 
-PLANTS: dict[str, Plant] = {**OUTBOX, **CURSOR, **MARKS, **DELETIONS, **ACCOUNTS, **OTHERS}
+CUSTODY: dict[str, Plant] = {
+    "key_of_another": Plant(
+        "What was opened is remembered without saying whose it is.",
+        (edit(Sealer, "open", ("entry = (connection, account, sealed)", 'entry = ("", "", b"")')),),
+        of("kirimdev", "intelli", accounts=2),
+    ),
+    "context_of_none": Plant(
+        "Everything of a connection is sealed alike, whatever account it is of.",
+        (edit(secrets, "_context", ('account or "*"', '"*"')),),
+    ),
+    "asked_for_another": Plant(
+        "Everybody is asked for under the first account's id.",
+        (
+            edit(
+                ringcentral._Session,
+                "__init__",
+                ("extension/{account.id}/", "extension/{account.id[:-1]}0/"),
+            ),
+        ),
+        of("ringcentral", accounts=2),
+    ),
+    "secret_in_url": Plant(
+        "A password is part of an address.",
+        (
+            edit(
+                youmail,
+                "_authenticate",
+                ('/api/v4/authenticate"', "/api/v4/authenticate?p={headers['YouMail-Password']}\""),
+            ),
+        ),
+        of("youmail"),
+    ),
+    "credential_logged": Plant(
+        "A credential is in the log, if everything is logged.",
+        (
+            edit(
+                Pollwire,
+                "account",
+                (
+                    "token = self._token(",
+                    "__import__('logging').getLogger('pollwire').debug(str(credential))\n"
+                    "    token = self._token(",
+                ),
+            ),
+        ),
+    ),
+    "content_logged": Plant(
+        "What was said is in the log.",
+        (
+            edit(
+                _DELTA,
+                "_decide",
+                (
+                    'self._counts["rows"] += len(rows)',
+                    'self._counts["rows"] += len(rows); print([dict(one.body) for one in rows])',
+                ),
+            ),
+        ),
+    ),
+    "since_in_seconds": Plant(
+        "A provider is asked for what changed since an instant in another unit: for everything.",
+        (edit(youmail, "_pages", ("max(0, start.since_ms)", "max(0, start.since_ms) // 1000")),),
+        quiet("youmail"),
+        where=(youmail_of("entry", "contact"),),
+    ),
+}
+
+
+def _careless(row: Any, volatile: frozenset[str] = frozenset()) -> str:
+    """Hash what a row says, but for whether it was read."""
+    return events.digest(row, volatile | {"readStatus"})
+
+
+CONTENT: dict[str, Plant] = {
+    "digest_lacks_a_field": Plant(
+        "That something was read is no change.",
+        (put(decide, "digest", _careless), put(invariants, "digest", _careless)),
+        of("youmail", minutes=3, mutations=10),
+        where=(youmail_of("entry"),),
+    ),
+    "wrong_hour": Plant(
+        "A time is an hour off.",
+        (
+            edit(
+                intelli,
+                "_row",
+                (
+                    'iso(at_s * 1000),\n        "from"',
+                    'iso(at_s * 1000 + 3600000),\n        "from"',
+                ),
+            ),
+        ),
+        of("intelli"),
+    ),
+    "field_lost": Plant(
+        "A field is not told.",
+        (edit(youmail, "_call", ('"durationMs": raw.get("length"),', "")),),
+        of("youmail"),
+        where=(youmail_of("entry"),),
+    ),
+    "signed_address": Plant(
+        "What opens a recording is told.",
+        (put(youmail, "without_query", lambda url: url),),
+        of("youmail"),
+        where=(youmail_of("entry"),),
+    ),
+    "context_is_news": Plant(
+        "A call is told again whenever the user's own state changes.",
+        (
+            put(
+                ringcentral.RingCentral,
+                "streams",
+                {
+                    **ringcentral.STREAMS,
+                    "presence": replace(ringcentral.STREAMS["presence"], volatile=frozenset()),
+                },
+            ),
+        ),
+        quiet("ringcentral", minutes=4, mutations=20, reconciles=False),
+    ),
+    "sequence_with_gaps": Plant(
+        "The sequence counts what is not told.",
+        (
+            edit(
+                _DELTA,
+                "_write",
+                ("self._state.seq + len(events)", "self._state.seq + len(events) + 1"),
+            ),
+        ),
+    ),
+    "revision_resets": Plant(
+        "What comes back after its deletion begins at the first revision.",
+        (
+            edit(
+                decide,
+                "decide",
+                ("(old.rev if old else 0)", "(old.rev if old and not old.gone else 0)"),
+            ),
+        ),
+        quiet("youmail", minutes=5, mutations=10),
+        where=(youmail_of("entry"), put(upstream.OfYouMail, "operations", _trash_or_restore)),
+    ),
+    "attribute_of_another_kind": Plant(
+        "The attribute that subscribers filter by says another kind than the event.",
+        (edit(Composer, "_attributes", ('"change": change.kind', '"change": "updated"')),),
+    ),
+    "newest_first": Plant(
+        "What one decision tells is told newest first.",
+        (edit(decide, "_latest", ("(row.at_ms, row.id)", "(-row.at_ms, row.id)")),),
+        quiet("intelli", "youmail", mutations=12),
+    ),
+    "one_group": Plant(
+        "All streams of a connection are one message group.",
+        (put(events, "group_id", lambda connection, account, stream: connection),),
+        of("ringcentral", "youmail", streams=3, mutations=12),
+    ),
+}
+
+PLANTS: dict[str, Plant] = {
+    **OUTBOX, **CURSOR, **MARKS, **DELETIONS, **ACCOUNTS, **OTHERS, **CUSTODY, **CONTENT,
+}  # fmt: skip

@@ -23,13 +23,14 @@ from local.simulators import Change, Faults
 from local.simulators.intelli import Intelli
 from local.simulators.kirimdev import Kirimdev
 from local.simulators.ringcentral import RingCentral
-from local.simulators.youmail import YouMail
+from local.simulators.youmail import TRASH, YouMail
+from tests.simulation.oracle import State, held
 
 if TYPE_CHECKING:
     from tests.simulation.scenario import Scenario
 
-#: In every credential: it must not be seen anywhere.
-CANARY = "CANARY"
+#: In every credential: it must not be seen anywhere. Long enough to be known when it is encoded.
+CANARY = "CANARY-OF-TWEET"
 
 Clock = Callable[[], float]
 Chance = random.Random
@@ -74,6 +75,8 @@ class Upstream:
 
         unreadable: Ids of rows that nobody can read, by stream and account.
 
+        states: What each thing was, one after the other, by account, stream and id.
+
         faults: What its answers may be for a while, as its simulator calls it.
     """
 
@@ -92,6 +95,7 @@ class Upstream:
         self.watches = scenario.watches
         self.watch: Callable[[str, str], None] = lambda account, identity: None
         self.unreadable: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self.states: dict[tuple[str, str, str], list[State]] = {}
         self._seen = 0
         self.interval_s, self.reconciles = scenario.interval_s, scenario.reconciles
         self.scenario = scenario
@@ -109,6 +113,10 @@ class Upstream:
 
     def operations(self) -> tuple[Operation, ...]:
         raise NotImplementedError
+
+    def revivals(self, account: str) -> tuple[Operation, ...]:
+        """Name what may happen besides where something was deleted: mostly it comes back."""
+        return ()
 
     def connections(self) -> list[Connection]:
         """Make the connections that all of its accounts are registered with."""
@@ -132,7 +140,7 @@ class Upstream:
         if self.scenario.hostile and chance.random() < 0.3:
             self.simulator.fail_next("", chance.choice(self.faults), chance.randrange(1, 4))
         for _ in range(chance.choice((1, 1, 1, 2, 3))):
-            chance.choice(self.operations())(chance, account)
+            chance.choice((*self.operations(), *self.revivals(account)))(chance, account)
         self.note()
 
     def recover(self) -> None:
@@ -146,7 +154,15 @@ class Upstream:
             if change.kind and change.id not in self.unreadable[change.stream, change.account]:
                 told = Told(change.account, change.stream, change.id, change.kind, now_ms)
                 self.journal.append(told)
+            self._remember(change, now_ms)
         self._seen = len(self.simulator.journal)
+
+    def _remember(self, change: Change, now_ms: int) -> None:
+        """Remember what a thing is now; what it is told to be is compared with that."""
+        states = self.states.setdefault((change.account, change.stream, change.id), [])
+        found = held(self.name, self.simulator, change, now_ms, len(states))
+        if found and found != states[-len(found) :]:
+            states += found
 
     def pick(self, chance: Chance, account: str, stream: str) -> str:
         """Name one of the newest things of a stream; empty if there is none."""
@@ -165,6 +181,11 @@ class Upstream:
     def spoil(self, account: str, stream: str, identity: str) -> None:
         """Note that a row that was just made cannot be read."""
         self.unreadable[stream, account].add(identity)
+
+    def vary(self, *names: str) -> dict[str, str]:
+        """Change one of some fields: each is the only one that differs at some time."""
+        text = self.version()
+        return {names[int(text[1:]) % len(names)]: text}
 
     def version(self) -> str:
         """Make a text that tells one state from all before it."""
@@ -189,6 +210,8 @@ class OfYouMail(Upstream):
             self.clock,
             lag_ms=chance.choice((0, 0, 3000)),
             show_updated=chance.random() < 0.5,
+            token_s=chance.choice((90, 3600)),
+            token_name=self._token_name,
         )
         for number in range(accounts):
             account = f"1000000000{number}"
@@ -205,6 +228,9 @@ class OfYouMail(Upstream):
             said = ",".join(name if name in self.streams else "" for name in FIELDS)
             settings = {"fields": said}
             self.members.append(Member(account, settings, secret))
+
+    def _token_name(self, account: str) -> str:
+        return str(self.simulator._accounts[account].password)
 
     def operations(self) -> tuple[Operation, ...]:
         every: dict[str, tuple[Operation, ...]] = {
@@ -291,10 +317,18 @@ class OfYouMail(Upstream):
         return "" if one in self._purged else one
 
     def _transcribe(self, chance: Chance, account: str) -> None:
-        self._of("entry", "change_entry", transcript=self.version())(chance, account)
+        fields = self.vary(
+            "transcript", "preview", "transcriptionState", "notes", "callerName", "city",
+            "countryState", "body", "flagged", "shared", "length", "mediaType", "destination",
+            "phonebookSourceId", "impliedCallerName", "contactActionType",
+        )  # fmt: skip
+        self._of("entry", "change_entry", **fields)(chance, account)
 
     def _read(self, chance: Chance, account: str) -> None:
-        self._of("entry", "mark_read")(chance, account)
+        rows = self.simulator._accounts[account].rows["entry"]
+        unread = [one for one, of in rows.items() if (of[-1].fields or {}).get("status") == 1]
+        if unread:
+            self.simulator.mark_read(chance.choice(unread[-6:]))
 
     def _trash(self, chance: Chance, account: str) -> None:
         self._of("entry", "trash")(chance, account)
@@ -310,6 +344,11 @@ class OfYouMail(Upstream):
             # Of what was in the trash the journal said so before, whatever it said since.
             now_ms = int(self.clock() * 1000)
             self.simulator.journal.append(Change("entry", "deleted", one, now_ms, account))
+
+    def revivals(self, account: str) -> tuple[Operation, ...]:
+        rows = self.simulator._accounts[account].rows["entry"] if "entry" in self.streams else {}
+        gone = [one for one, of in rows.items() if (of[-1].fields or {}).get("folderId") == TRASH]
+        return (lambda chance, account: self.simulator.restore(chance.choice(gone)),) * len(gone)
 
     def _greet(self, chance: Chance, account: str) -> None:
         self.simulator.record_greeting(account, self.version())
@@ -358,7 +397,8 @@ class OfYouMail(Upstream):
             self.simulator.add_contact(member.id, firstName=name, id=first)
 
     def _rename(self, chance: Chance, account: str) -> None:
-        self._of("contact", "update_contact", firstName=self.version())(chance, account)
+        fields = self.vary("firstName", "phone", "email", "organization", "notes", "group")
+        self._of("contact", "update_contact", **fields)(chance, account)
 
     def _rename_back_in_time(self, chance: Chance, account: str) -> None:
         one = self.pick(chance, account, "contact")
@@ -451,6 +491,7 @@ class OfRingCentral(Upstream):
             says_retry_after=chance.random() < 0.7,
             rate_prefix=chance.choice(("X-Rate-Limit", "X-RateLimit")),
             zone=chance.choice(("Z", "+0000")),
+            token_name=self._token_name,
         )
         for number in range(accounts):
             account = f"100{number}"
@@ -464,6 +505,12 @@ class OfRingCentral(Upstream):
             if chance.random() < 0.7:
                 self.simulator.leave_voicemail(account)
             self.members.append(Member(account, {"accountId": "133128004"}, secret))
+            # Nobody made it: it is there from the first.
+            state = Change("presence", "created", "presence", 0, account)
+            self._remember(state, int(self.clock() * 1000))
+
+    def _token_name(self, account: str) -> str:
+        return str(self.simulator._accounts[account].secrets[1])
 
     def operations(self) -> tuple[Operation, ...]:
         always: tuple[Operation, ...] = (
@@ -509,7 +556,11 @@ class OfRingCentral(Upstream):
     def _change(self, chance: Chance, account: str) -> None:
         one = self._message(chance, account)
         if one and self.simulator._message(one).availability == "Alive":
-            self.simulator.change_message(one, subject=self.version())
+            fields = self.vary(
+                "subject", "messageStatus", "vmTranscriptionStatus", "priority", "faxResolution",
+                "smsDeliveryTime",
+            )  # fmt: skip
+            self.simulator.change_message(one, **fields)
 
     def _read(self, chance: Chance, account: str) -> None:
         one = self._message(chance, account)
@@ -525,6 +576,11 @@ class OfRingCentral(Upstream):
         one = self._message(chance, account)
         if one and self.simulator._message(one).availability == "Deleted":
             self.simulator.restore(one)
+
+    def revivals(self, account: str) -> tuple[Operation, ...]:
+        kept = self.simulator._accounts[account].messages
+        gone = [one for one, message in kept.items() if message.availability == "Deleted"]
+        return (lambda chance, account: self.simulator.restore(chance.choice(gone)),) * len(gone)
 
     def _purge(self, chance: Chance, account: str) -> None:
         one = self._message(chance, account)
@@ -577,10 +633,12 @@ class OfKirimdev(Upstream):
             on_page=self._turn if self.scenario.small and self.scenario.moving else None,
         )
         self._turning = random.Random(chance.random())
-        key = f"kdv_live_{CANARY}-{self.name}-all"
-        self.simulator.add_organisation("org", key)
+        # Any key of the organisation reads all of its accounts: whose it is only we know.
+        self.simulator.add_organisation("org", f"kdv_live_{self.secret('all')}")
         for number in range(accounts):
             account = f"10654035224290{number}"
+            key = f"kdv_live_{self.secret(account)}"
+            self.simulator.add_key("org", key)
             self.simulator.add_account("org", account)
             if chance.random() < 0.7:
                 for _ in range(5 if self.scenario.small else 1):
@@ -644,7 +702,11 @@ class OfKirimdev(Upstream):
 
     def _assign(self, chance: Chance, account: str) -> None:
         if one := self._pick(chance, account):
-            self.simulator.assign(one, self.version())
+            name = self.version()
+            if int(name[1:]) % 3:
+                self.simulator.assign(one, name)
+            else:
+                self.simulator.change_contact(one, name=name)
 
     def _assign_back(self, chance: Chance, account: str) -> None:
         one = self._pick(chance, account)

@@ -62,6 +62,8 @@ class Process:
     Attributes:
         accounts: Those that its jobs are about; empty for any.
 
+        job: That it is at work for. account: Of a check, the one that is asked for right now.
+
         wake_ms: It goes on then, not before.
 
         ended: Called with its answer, or ``None`` if it failed as a whole.
@@ -73,6 +75,8 @@ class Process:
     accounts: frozenset[str]
     ended: Callable[[Any], None]
     dead: bool = False
+    job: Any = None
+    account: str = ""
     thread: greenlet | None = None
 
 
@@ -146,6 +150,7 @@ class World:
         self.processes: list[Process] = []
         self.touched: set[str] = set()
         self.current: Process | None = None
+        self.witnesses: list[Callable[[Process | None, str, str, Mapping[str, Any]], None]] = []
         self.watchers: list[Callable[[str, str, tuple[int, ...], tuple[int, ...]], None]] = []
         # Writing what goes well takes a good part of a run's time.
         self.is_terse = bool(seed % TALKATIVE) and plan is None
@@ -240,6 +245,8 @@ class World:
 
         def effect() -> Any:
             self._authorize(service, operation, params)
+            for witness in self.witnesses:
+                witness(self.current, service, operation, params)
             cursors = {at: self._progress(at) for at in _cursors(operation, params)}
             answer = self.aws.call(service, operation, params)
             for at, before in cursors.items():
@@ -337,6 +344,7 @@ class World:
                 pass
             except Exception as error:  # noqa: BLE001 - the function failed as a whole
                 self.reached[f"failed: {type(error).__name__}"] += 1
+                self.trace.append(f"{spec.name} failed: {error!r}")
             self.processes.remove(process)
             # What a process that is gone would have answered reaches nobody.
             process.ended(None if process.dead else answer)
