@@ -30,7 +30,7 @@ from pollwire.model import DeltaJob, Record, Row, Start, Stream
 from pollwire.providers.kirimdev import RANKS
 
 from tests.simulation.upstream import CANARY, Upstream
-from tests.simulation.world import Broken
+from tests.simulation.world import POISON, Broken
 
 if TYPE_CHECKING:
     from tests.simulation.scenario import Run
@@ -44,6 +44,9 @@ SILENT = 4
 #: Told after it was made, at most, when nothing goes wrong: two intervals, the longest overlap, and
 #: some seconds for the way.
 FRESH_MS = 250_000
+
+#: A job is given up after so many receptions, not before.
+TRIES = 3
 
 _BUGS = re.compile(
     "(TypeError|KeyError|IndexError|NameError|AttributeError|ValueError|UnicodeError"
@@ -302,15 +305,29 @@ def secrecy(run: Run) -> None:
 
 
 def accounting(run: Run) -> None:
-    """I8: jobs are done, queued or dead; nothing waits in a queue that is at rest."""
+    """
+    I8: jobs are done, queued or dead; nothing waits in a queue that is at rest.
+
+    That one is deleted if it was done, and only then, is looked at whenever a function ends.
+    """
+    world = run.world
+    for name, tries in world.aws.buried:
+        require(tries >= TRIES, f"I8: {name} gives a job up that was tried {tries} times")
+    is_single = world.plan is not None and len(world.plan) == 1
+    require(not (is_single and run.redriven), "I8: one fault kills a job")
+    require(not world.aws.expired, f"I8: {world.aws.expired} messages were kept too short a time")
+    require(not world.aws.lost, f"I8: {world.aws.lost} events could not be delivered")
     dead = {
-        queue.dead_letters: len(run.world.aws.messages(queue.dead_letters))
-        for queue in run.world.deployed.queues.values()
+        queue.dead_letters: [one.body for one in world.aws.messages(queue.dead_letters)]
+        for queue in world.deployed.queues.values()
         if queue.dead_letters
     }
-    left = {name: number for name, number in dead.items() if number}
+    if world.poisoned:
+        letters = dead.get(world.deployed.queues[world.poisoned].dead_letters, [])
+        require(POISON in letters, f"I8: what {world.poisoned} had that is no job is not kept")
+        letters.remove(POISON)
+    left = {name: len(bodies) for name, bodies in dead.items() if bodies}
     require(not left or run.sick, f"I8: dead after everything is healthy: {left}")
-    require(not run.world.aws.lost, f"I8: {run.world.aws.lost} events could not be delivered")
 
 
 def silence(run: Run) -> None:

@@ -14,7 +14,7 @@ import json
 import random
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -237,37 +237,6 @@ OFTEN = put(
 )
 
 
-def _call(self: world.World, operation: str, params: Mapping[str, Any]) -> Any:
-    """Call a fake of AWS that refuses an entry of a batch now and then."""
-    service = "sns" if operation == "PublishBatch" else "sqs"
-    name = "PublishBatchRequestEntries" if service == "sns" else "Entries"
-    entries = list(params[name])
-    if self.healthy or self.current is None or self._faults.random() > 0.4:
-        return self.aws.call(service, operation, params)
-    entry = entries.pop(self._faults.randrange(len(entries)))
-    failed = [{"Id": entry["Id"], "Code": "InternalError", "SenderFault": False}]
-    if not entries:
-        return {"Successful": [], "Failed": failed}
-    answer = self.aws.call(service, operation, {**params, name: entries})
-    return {**answer, "Failed": [*answer.get("Failed", []), *failed]}
-
-
-#: Entries of batches are refused, and have no effect.
-REFUSING: tuple[Patch, ...] = (
-    lambda: mock.patch.object(world, "_call", _call, create=True),
-    edit(
-        world.World,
-        "call",
-        (
-            "answer = self.aws.call(service, operation, params)",
-            "answer = (_call(self, operation, params) if operation in "
-            "('PublishBatch', 'SendMessageBatch') else "
-            "self.aws.call(service, operation, params))",
-        ),
-    ),
-)
-
-
 def _some_ahead(self: upstream.OfYouMail) -> tuple[Any, ...]:
     """Let one voicemail in three be a day ahead of the provider's clock."""
 
@@ -424,8 +393,7 @@ OUTBOX: dict[str, Plant] = {
     "refused_entries_ignored": Plant(
         "Entries of a batch that SNS refuses are taken for published.",
         (edit(queues.Topic, "publish", ('if answer.get("Failed"):', "if False:")),),
-        of("youmail", "ringcentral", minutes=3, mutations=12),
-        where=REFUSING,
+        of("youmail", "ringcentral", minutes=3, mutations=12, knobs=Knobs(refused=0.4)),
     ),
     "id_without_content": Plant(
         "An id is made of neither the content nor the revision.",

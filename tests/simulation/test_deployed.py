@@ -303,7 +303,7 @@ def calls(function: FunctionSpec) -> list[Call]:
 
 def wanted(function: FunctionSpec) -> list[Need]:
     """Every permission that a function's calls and its mapping need."""
-    found = mapping_needs(function)
+    found = mapping_needs(function, deployed())
     for service, operation, params in calls(function):
         found += needs(service, operation, params, deployed()) + service_needs(service, deployed())
     return found
@@ -374,7 +374,7 @@ def used(by: str) -> set[str]:
     if by == CALLS:
         made = [(one, call) for one in FUNCTIONS for call in calls(one)]
         return {need[0] for _, call in made for need in needs(*call, deployed())}
-    mapped = [need for function in FUNCTIONS for need in mapping_needs(function)]
+    mapped = [need for function in FUNCTIONS for need in mapping_needs(function, deployed())]
     invoked = [need for schedule in deployed().schedules for need in schedule_needs(schedule)]
     return {need[0] for need in mapped + invoked}
 
