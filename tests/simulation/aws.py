@@ -368,7 +368,9 @@ class _Table:
         self._named(name)
         if not asked.keys() <= {"Keys", "ConsistentRead"}:
             raise NotImplementedError("BatchGetItem takes keys only")
-        keys = [_key(one) for one in asked["Keys"]]
+        # AWS promises no order; the other way round nobody relies on one.
+        wanted = asked["Keys"][::-1]
+        keys = [_key(one) for one in wanted]
         if len(keys) > BATCH_GET_MAX:
             raise Invalid("Too many items requested for the BatchGetItem call")
         _require_distinct(keys)
@@ -382,10 +384,9 @@ class _Table:
                 break
             if item:
                 found.append(item.copy())
-        # AWS promises no order; the other way round nobody relies on one.
-        answer: Answer = {"Responses": {name: found[::-1]}, "UnprocessedKeys": {}}
+        answer: Answer = {"Responses": {name: found}, "UnprocessedKeys": {}}
         if taken < len(keys):
-            answer["UnprocessedKeys"] = {name: {**asked, "Keys": list(asked["Keys"][taken:])}}
+            answer["UnprocessedKeys"] = {name: {**asked, "Keys": wanted[taken:]}}
         return answer
 
     # Writing

@@ -45,6 +45,15 @@ SILENT = 4
 #: some seconds for the way.
 FRESH_MS = 250_000
 
+#: A call to AWS takes so many seconds at most, with all its attempts.
+CALL_S = 3 * (2 + 5)
+
+#: And a message: a whole check and its writes, a request at its deadline and its decision.
+LEAST_S = {"check": 45, "delta": 12}
+
+#: Invocations of one batch that a message is hidden for, as AWS advises: some may be throttled.
+ATTEMPTS = 6
+
 #: A job is given up after so many receptions, not before.
 TRIES = 3
 
@@ -76,6 +85,7 @@ def check(run: Run) -> None:
     accounting(run)
     silence(run)
     bounds(run)
+    numbers(run)
     removal(run)
     if run.scenario.is_calm and run.world.plan is None:
         freshness(run, told)
@@ -317,6 +327,10 @@ def accounting(run: Run) -> None:
     require(not (is_single and run.redriven), "I8: one fault kills a job")
     require(not world.aws.expired, f"I8: {world.aws.expired} messages were kept too short a time")
     require(not world.aws.lost, f"I8: {world.aws.lost} events could not be delivered")
+    for subscription in world.deployed.subscriptions:
+        found = subscription.dead_letters and len(world.aws.messages(subscription.dead_letters))
+        wanted = (found or 0) <= world.injected["undelivered"]
+        require(wanted, f"I8: {subscription.queue} does not get {found} events")
     dead = {
         queue.dead_letters: [one.body for one in world.aws.messages(queue.dead_letters)]
         for queue in world.deployed.queues.values()
@@ -345,6 +359,22 @@ def bounds(run: Run) -> None:
     for host, number in run.requests.items():
         most = REQUESTS_MAX * minutes * run.scenario.accounts * (3 if run.scenario.watches else 1)
         require(number <= most, f"I11: {number} requests to {host} in {minutes:.0f} minutes")
+
+
+def numbers(run: Run) -> None:
+    """I11: times, sizes and tries as deployed fit each other, and what the functions do in them."""
+    deployed = run.world.deployed
+    for function in deployed.functions.values():
+        least_s = max(CALL_S, LEAST_S.get(function.stage, 0) * function.batch)
+        fits = function.timeout_s >= least_s
+        require(fits, f"I11: {function.name} has {function.timeout_s} s and may need {least_s}")
+        if not function.queue:
+            continue
+        queue = deployed.queues[function.queue]
+        fits = queue.retention_s >= queue.receives * queue.visibility_s
+        require(fits, f"I11: {queue.name}: a message expires before it is a dead letter")
+        fits = queue.visibility_s >= ATTEMPTS * function.timeout_s
+        require(fits, f"I11: {queue.name}: a message is back before Lambda has given its batch up")
 
 
 def removal(run: Run) -> None:
