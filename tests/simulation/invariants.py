@@ -24,7 +24,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from pollwire import drain, due
 from pollwire.events import digest
+from pollwire.http.limits import Limits
 from pollwire.items import record_sk
 from pollwire.model import DeltaJob, Record, Row, Start, Stream
 from pollwire.providers.kirimdev import RANKS
@@ -49,7 +51,11 @@ FRESH_MS = 250_000
 CALL_S = 3 * (2 + 5)
 
 #: And a message: a whole check and its writes, a request at its deadline and its decision.
-LEAST_S = {"check": 45, "delta": 12}
+REQUEST_S = Limits().request_s
+LEAST_S = {"check": due.CHECK_S + 5, "delta": REQUEST_S + 2}
+
+#: A page may take three requests: one that is refused, a new token, the same again; and the writes.
+PAGE_S, PAGE_LEAST_S = drain.PAGE_MS / 1000, 3 * REQUEST_S + 5
 
 #: Invocations of one batch that a message is hidden for, as AWS advises: some may be throttled.
 ATTEMPTS = 6
@@ -363,6 +369,7 @@ def bounds(run: Run) -> None:
 
 def numbers(run: Run) -> None:
     """I11: times, sizes and tries as deployed fit each other, and what the functions do in them."""
+    require(PAGE_S >= PAGE_LEAST_S, f"I11: a page has {PAGE_S} s and may need {PAGE_LEAST_S}")
     deployed = run.world.deployed
     for function in deployed.functions.values():
         least_s = max(CALL_S, LEAST_S.get(function.stage, 0) * function.batch)

@@ -37,7 +37,7 @@ from pollwire.world import World as Pollwire
 from tests.integration.system import Http
 from tests.simulation.deployed import fires, mapping_needs, schedule_needs
 from tests.simulation.specs import FunctionSpec
-from tests.simulation.world import Broken, Process, World
+from tests.simulation.world import POISON, Broken, Process, World
 from tests.stack import ROOT
 
 MINUTE_MS = 60_000
@@ -179,9 +179,11 @@ class Lambda:
         """Have a process remember which jobs its stage did."""
 
         def noting(pollwire: Pollwire, job: Any, *more: Any) -> Any:
+            process, known = self.world.current, _job(asdict(job))
+            assert process
+            process.tried.append(known)
             counts = stage(pollwire, job, *more)
-            assert self.world.current
-            self.world.current.done.append(_job(asdict(job)))
+            process.done.append(known)
             return counts
 
         return noting
@@ -322,7 +324,10 @@ class Lambda:
             self._at_work.difference_update(record["messageId"] for record in records)
             failed = _failed(answer, [record["messageId"] for record in records], spec.partial)
             if not process.dead:
+                if answer is None:
+                    raise Broken(f"I6: {spec.name} failed as a whole")
                 _account(process, records, failed)
+                _isolation(process, records, failed)
             for message in messages:
                 if message["MessageId"] not in failed:
                     self.world.aws.delete(url, message["ReceiptHandle"])
@@ -376,6 +381,18 @@ def _account(process: Process, records: list[dict[str, Any]], failed: set[str]) 
         raise Broken(f"I8: {process.spec.name} did not do {list(lost)}, and it is deleted")
     if again := done - deleted:
         raise Broken(f"I8: {process.spec.name} did {list(again)}, and it is handed out again")
+
+
+def _isolation(process: Process, records: list[dict[str, Any]], failed: set[str]) -> None:
+    """I6: a job is left undone for the failure of one before it in its group, of no other."""
+    groups = set()
+    for record in records:
+        group = record["attributes"].get("MessageGroupId", record["messageId"])
+        tried = record["body"] == POISON or _job(json.loads(record["body"])) in process.tried
+        if not tried and group not in groups:
+            raise Broken(f"I6: {process.spec.name} left {record['body']} out")
+        if record["messageId"] in failed:
+            groups.add(group)
 
 
 def _record(message: Mapping[str, Any], arn: str) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def platform(seed: int) -> dict[str, Any]:
     chance = random.Random(f"platform {seed}")  # not what the run itself draws from
     return {
         "page_bytes": chance.choice((0, 0, 1, 600)),
-        "left": chance.choice((0.0, 0.0, 0.3)),
+        "left": chance.choice((0.0, 0.3, 0.6)),
         "poison": chance.choice((0.0, 0.0, 0.0, 0.3)),
         "undelivered": chance.choice((0.0, 0.0, 0.2)),
         "slow": chance.choice((0.0, 0.0, 0.3, 1.0)),

@@ -78,7 +78,7 @@ class Process:
 
         held: A fault holds it until its time is up.
 
-        done: Jobs that its stage did.
+        tried: Jobs that its stage was given. done: Those that it did.
     """
 
     spec: FunctionSpec
@@ -88,6 +88,7 @@ class Process:
     ended: Callable[[Process, Any], None]
     dead: bool = False
     held: bool = False
+    tried: list[Any] = field(default_factory=list)
     done: list[Any] = field(default_factory=list)
     thread: greenlet | None = None
 
