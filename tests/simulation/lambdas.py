@@ -14,7 +14,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, partial
 from types import ModuleType
@@ -179,7 +179,7 @@ class Lambda:
         """Have a process remember which jobs its stage did."""
 
         def noting(pollwire: Pollwire, job: Any, *more: Any) -> Any:
-            process, known = self.world.current, _job(asdict(job))
+            process, known = self.world.current, tuple([getattr(job, name, None) for name in JOB])
             assert process
             process.tried.append(known)
             counts = stage(pollwire, job, *more)
@@ -323,11 +323,10 @@ class Lambda:
             self.world.touched.add(spec.queue)
             self._at_work.difference_update(record["messageId"] for record in records)
             failed = _failed(answer, [record["messageId"] for record in records], spec.partial)
+            if answer is None and not process.dead:
+                raise Broken(f"I6: {spec.name} failed as a whole")
             if not process.dead:
-                if answer is None:
-                    raise Broken(f"I6: {spec.name} failed as a whole")
                 _account(process, records, failed)
-                _isolation(process, records, failed)
             for message in messages:
                 if message["MessageId"] not in failed:
                     self.world.aws.delete(url, message["ReceiptHandle"])
@@ -368,27 +367,31 @@ def _failed(answer: Any, ids: list[str], partial: bool) -> set[str]:
 
 
 def _job(fields: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(fields.get(name) for name in JOB)
+    return tuple([fields.get(name) for name in JOB])
 
 
 def _account(process: Process, records: list[dict[str, Any]], failed: set[str]) -> None:
     """I8: a job is deleted if it was done, and only then."""
-    deleted = Counter(
-        _job(json.loads(record["body"])) for record in records if record["messageId"] not in failed
-    )
-    done = Counter(process.done)
-    if lost := deleted - done:
+    jobs = [_job(json.loads(record["body"])) for record in records]
+    ended = zip(jobs, records, strict=True)
+    deleted = [job for job, record in ended if record["messageId"] not in failed]
+    if deleted == process.done and len(process.tried) == len(jobs):
+        return
+    _isolation(process, records, jobs, failed)
+    if lost := Counter(deleted) - Counter(process.done):
         raise Broken(f"I8: {process.spec.name} did not do {list(lost)}, and it is deleted")
-    if again := done - deleted:
+    if again := Counter(process.done) - Counter(deleted):
         raise Broken(f"I8: {process.spec.name} did {list(again)}, and it is handed out again")
 
 
-def _isolation(process: Process, records: list[dict[str, Any]], failed: set[str]) -> None:
+def _isolation(
+    process: Process, records: list[dict[str, Any]], jobs: list[Any], failed: set[str]
+) -> None:
     """I6: a job is left undone for the failure of one before it in its group, of no other."""
     groups = set()
-    for record in records:
+    for record, job in zip(records, jobs, strict=True):
         group = record["attributes"].get("MessageGroupId", record["messageId"])
-        tried = record["body"] == POISON or _job(json.loads(record["body"])) in process.tried
+        tried = record["body"] == POISON or job in process.tried
         if not tried and group not in groups:
             raise Broken(f"I6: {process.spec.name} left {record['body']} out")
         if record["messageId"] in failed:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 from unittest import mock
 from urllib.parse import urlsplit
@@ -585,7 +586,7 @@ class Run:
         names = [one for one in (subscription.queue, subscription.dead_letters) if one]
         messages = [one for name in names for one in self.world.aws.messages(name)]
         found = []
-        for message in sorted(messages, key=lambda one: one.sequence):
+        for message in sorted(messages, key=attrgetter("sequence")):
             event = json.loads(message.body)
             event["arrived_ms"] = message.sent_ms
             event["text"] = message.body

@@ -356,7 +356,7 @@ class World:
         if process is None:
             return
         # What a call needs follows from these; of a transaction, from the kinds of its parts.
-        parts = frozenset(kind for one in params.get("TransactItems", ()) for kind in one)
+        parts = frozenset([kind for one in params.get("TransactItems", ()) for kind in one])
         context = frozenset(params.get("EncryptionContext", ()))
         known = (service, operation, params.get("QueueUrl"), parts, context)
 
