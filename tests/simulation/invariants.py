@@ -25,7 +25,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from pollwire import drain, due
 from pollwire.events import digest
+from pollwire.http.limits import Limits
 from pollwire.items import record_sk
 from pollwire.model import DeltaJob, Page, Record, Row, Start, Stream
 from pollwire.providers.kirimdev import RANKS
@@ -33,7 +35,7 @@ from pollwire.providers.kirimdev import RANKS
 from tests.simulation import oracle
 from tests.simulation.custody import impersonal, without_secrets
 from tests.simulation.upstream import Told, Upstream
-from tests.simulation.world import Broken
+from tests.simulation.world import POISON, Broken
 
 if TYPE_CHECKING:
     from tests.simulation.scenario import Run
@@ -41,12 +43,28 @@ if TYPE_CHECKING:
 #: Requests to a provider for each account and minute, at most.
 REQUESTS_MAX = 120
 
-#: One of so many runs is let go on, to see that it has nothing more to say.
+#: One of so many runs is let go on, to see that it has nothing more to say, and its numbers read.
 SILENT = 4
 
 #: Told after it was made, at most, when nothing goes wrong: two intervals, the longest overlap, and
 #: some seconds for the way.
 FRESH_MS = 250_000
+
+#: A call to AWS takes so many seconds at most, with all its attempts.
+CALL_S = 3 * (2 + 5)
+
+#: And a message: a whole check and its writes, a request at its deadline and its decision.
+REQUEST_S = Limits().request_s
+LEAST_S = {"check": due.CHECK_S + 5, "delta": REQUEST_S + 2}
+
+#: A page may take three requests: one that is refused, a new token, the same again; and the writes.
+PAGE_S, PAGE_LEAST_S = drain.PAGE_MS / 1000, 3 * REQUEST_S + 5
+
+#: Invocations of one batch that a message is hidden for, as AWS advises: some may be throttled.
+ATTEMPTS = 6
+
+#: A job is given up after so many receptions, not before.
+TRIES = 3
 
 _BUGS = re.compile(
     "(TypeError|KeyError|IndexError|NameError|AttributeError|ValueError|UnicodeError"
@@ -77,6 +95,8 @@ def check(run: Run) -> None:
     accounting(run)
     silence(run)
     bounds(run)
+    if not run.scenario.seed % SILENT:
+        numbers(run)
     removal(run)
     counted(run)
     if run.scenario.is_calm and run.world.plan is None:
@@ -205,8 +225,8 @@ def _complete(
     # What was made and not deleted, by the provider's own journal: our listing must have it, too.
     last = {one.id: one.kind for one in upstream.journal if (one.account, one.stream) == key[1:]}
     # But for calls, which end by themselves, and for a second that holds more than can be listed.
-    unlisted = name == "presence" or any(page.gaps for page in pages)
-    unlisted = unlisted or oracle.is_crowded(upstream, key)
+    gaps = any(page.gaps for page in pages) or any(one.startswith("gap:") for one in rows)
+    unlisted = name == "presence" or gaps or oracle.is_crowded(upstream, key)
     for identity_ in (one for one, kind in last.items() if kind != "deleted"):
         found = identity_ in rows or unlisted
         require(found, f"I1: {key} {identity_} is at the provider, and our listing lacks it")
@@ -216,7 +236,7 @@ def _complete(
             _gone(where, told.get(identity_, []))
             continue
         _present(run, key, row, stream, records.get(identity_), told.get(identity_, []))
-    if stream.reconcile_s or stream.snapshot:
+    if (stream.reconcile_s or stream.snapshot) and not gaps:
         for identity_ in told.keys() - rows.keys():
             _gone(f"{key} {identity_}", told[identity_])
 
@@ -330,15 +350,33 @@ def secrecy(run: Run) -> None:
 
 
 def accounting(run: Run) -> None:
-    """I8: jobs are done, queued or dead; nothing waits in a queue that is at rest."""
+    """
+    I8: jobs are done, queued or dead; nothing waits in a queue that is at rest.
+
+    That one is deleted if it was done, and only then, is looked at whenever a function ends.
+    """
+    world = run.world
+    for name, tries in world.aws.buried:
+        require(tries >= TRIES, f"I8: {name} gives a job up that was tried {tries} times")
+    is_single = world.plan is not None and len(world.plan) == 1
+    require(not (is_single and run.redriven), "I8: one fault kills a job")
+    require(not world.aws.expired, f"I8: {world.aws.expired} messages were kept too short a time")
+    require(not world.aws.lost, f"I8: {world.aws.lost} events could not be delivered")
+    for subscription in world.deployed.subscriptions:
+        found = subscription.dead_letters and len(world.aws.messages(subscription.dead_letters))
+        wanted = (found or 0) <= world.injected["undelivered"]
+        require(wanted, f"I8: {subscription.queue} does not get {found} events")
     dead = {
-        queue.dead_letters: len(run.world.aws.messages(queue.dead_letters))
-        for queue in run.world.deployed.queues.values()
+        queue.dead_letters: [one.body for one in world.aws.messages(queue.dead_letters)]
+        for queue in world.deployed.queues.values()
         if queue.dead_letters
     }
-    left = {name: number for name, number in dead.items() if number}
+    if world.poisoned:
+        letters = dead.get(world.deployed.queues[world.poisoned].dead_letters, [])
+        require(POISON in letters, f"I8: what {world.poisoned} had that is no job is not kept")
+        letters.remove(POISON)
+    left = {name: len(bodies) for name, bodies in dead.items() if bodies}
     require(not left or run.sick, f"I8: dead after everything is healthy: {left}")
-    require(not run.world.aws.lost, f"I8: {run.world.aws.lost} events could not be delivered")
 
 
 def silence(run: Run) -> None:
@@ -358,6 +396,23 @@ def bounds(run: Run) -> None:
         accounts = given.accounts * given.connections
         most = REQUESTS_MAX * minutes * accounts * (3 if given.watches else 1)
         require(number <= most, f"I11: {number} requests to {host} in {minutes:.0f} minutes")
+
+
+def numbers(run: Run) -> None:
+    """I11: times, sizes and tries as deployed fit each other, and what the functions do in them."""
+    require(PAGE_S >= PAGE_LEAST_S, f"I11: a page has {PAGE_S} s and may need {PAGE_LEAST_S}")
+    deployed = run.world.deployed
+    for function in deployed.functions.values():
+        least_s = max(CALL_S, LEAST_S.get(function.stage, 0) * function.batch)
+        fits = function.timeout_s >= least_s
+        require(fits, f"I11: {function.name} has {function.timeout_s} s and may need {least_s}")
+        if not function.queue:
+            continue
+        queue = deployed.queues[function.queue]
+        fits = queue.retention_s >= queue.receives * queue.visibility_s
+        require(fits, f"I11: {queue.name}: a message expires before it is a dead letter")
+        fits = queue.visibility_s >= ATTEMPTS * function.timeout_s
+        require(fits, f"I11: {queue.name}: a message is back before Lambda has given its batch up")
 
 
 def removal(run: Run) -> None:

@@ -14,7 +14,7 @@ import json
 import random
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -138,15 +138,14 @@ def put(owner: Any, name: str, value: Any) -> Patch:
     return lambda: mock.patch.object(owner, name, value)
 
 
-def template(change: Callable[[FunctionSpec], FunctionSpec]) -> Patch:
-    """Deploy other functions."""
+def deploy(change: Callable[[Deployed], Deployed]) -> Patch:
+    """Deploy something else."""
 
     @contextmanager
     def patch() -> Iterator[None]:
-        real: Deployed = deployed()
-        changed = {name: change(one) for name, one in real.functions.items()}
+        changed = change(deployed())
         with (
-            mock.patch.object(scenario, "deployed", return_value=replace(real, functions=changed)),
+            mock.patch.object(scenario, "deployed", return_value=changed),
             # What was worked out of the real policies.
             mock.patch.dict(world._PERMITTED, clear=True),
         ):
@@ -155,11 +154,41 @@ def template(change: Callable[[FunctionSpec], FunctionSpec]) -> Patch:
     return patch
 
 
-def queue_visibility(visibility_s: int) -> Patch:
-    """Deploy queues that hand a message out again after so many seconds."""
-    real = deployed()
-    queues_ = {name: replace(one, visibility_s=visibility_s) for name, one in real.queues.items()}
-    return put(scenario, "deployed", lambda: replace(real, queues=queues_))
+def functions(change: Callable[[FunctionSpec], FunctionSpec]) -> Patch:
+    """Deploy other functions."""
+
+    def changed(real: Deployed) -> Deployed:
+        return replace(real, functions={name: change(one) for name, one in real.functions.items()})
+
+    return deploy(changed)
+
+
+def job_queues(**fields: Any) -> Patch:
+    """Deploy other queues of jobs."""
+
+    def changed(real: Deployed) -> Deployed:
+        mapped = {one.queue for one in real.functions.values()}
+        queues_ = {
+            name: replace(one, **fields) if name in mapped else one
+            for name, one in real.queues.items()
+        }
+        return replace(real, queues=queues_)
+
+    return deploy(changed)
+
+
+def _seldom(real: Deployed) -> Deployed:
+    return replace(real, schedules=(replace(real.schedules[0], expression="rate(5 minutes)"),))
+
+
+def _no_letters(real: Deployed) -> Deployed:
+    return replace(real, subscriptions=(replace(real.subscriptions[0], dead_letters=""),))
+
+
+def _other_table(function: FunctionSpec) -> FunctionSpec:
+    if function.stage != "check":
+        return function
+    return replace(function, environment={**function.environment, "TABLE_NAME": "other"})
 
 
 def without(action: str) -> Callable[[FunctionSpec], FunctionSpec]:
@@ -237,37 +266,6 @@ OFTEN = put(
     kirimdev.Kirimdev,
     "streams",
     {"conversations": replace(kirimdev.CONVERSATIONS, reconcile_s=60)},
-)
-
-
-def _call(self: world.World, operation: str, params: Mapping[str, Any]) -> Any:
-    """Call a fake of AWS that refuses an entry of a batch now and then."""
-    service = "sns" if operation == "PublishBatch" else "sqs"
-    name = "PublishBatchRequestEntries" if service == "sns" else "Entries"
-    entries = list(params[name])
-    if self.healthy or self.current is None or self.faults.random() > 0.4:
-        return self.aws.call(service, operation, params)
-    entry = entries.pop(self.faults.randrange(len(entries)))
-    failed = [{"Id": entry["Id"], "Code": "InternalError", "SenderFault": False}]
-    if not entries:
-        return {"Successful": [], "Failed": failed}
-    answer = self.aws.call(service, operation, {**params, name: entries})
-    return {**answer, "Failed": [*answer.get("Failed", []), *failed]}
-
-
-#: Entries of batches are refused, and have no effect.
-REFUSING: tuple[Patch, ...] = (
-    lambda: mock.patch.object(world, "_call", _call, create=True),
-    edit(
-        world.World,
-        "call",
-        (
-            "answer = self.aws.call(service, operation, params)",
-            "answer = (_call(self, operation, params) if operation in "
-            "('PublishBatch', 'SendMessageBatch') else "
-            "self.aws.call(service, operation, params))",
-        ),
-    ),
 )
 
 
@@ -431,9 +429,7 @@ OUTBOX: dict[str, Plant] = {
     "refused_entries_ignored": Plant(
         "Entries of a batch that SNS refuses are taken for published.",
         (edit(queues.Topic, "publish", ('if answer.get("Failed"):', "if False:")),),
-        of("youmail", "ringcentral", minutes=3, mutations=12),
-        budget=100,
-        where=REFUSING,
+        of("youmail", "ringcentral", minutes=3, mutations=12, knobs=Knobs(refused=0.4)),
     ),
     "id_without_content": Plant(
         "An id is made of neither the content nor the revision.",
@@ -796,7 +792,7 @@ OTHERS: dict[str, Plant] = {
     ),
     "no_permission": Plant(
         "The role of the deltas may not publish.",
-        (template(without("sns:Publish")),),
+        (functions(without("sns:Publish")),),
     ),
     "token_of_another": Plant(
         "Accounts share the token that the first of them got.",
@@ -979,6 +975,65 @@ CONTENT: dict[str, Plant] = {
     ),
 }
 
+PLATFORM: dict[str, Plant] = {
+    "back_while_at_work": Plant(
+        "A job is handed out again while the function that has it is still at work.",
+        (job_queues(visibility_s=30),),
+    ),
+    "given_up_at_once": Plant(
+        "A job is a dead letter after one try.",
+        (job_queues(receives=1),),
+    ),
+    "no_dead_letters": Plant(
+        "A job that can never be done is tried for ever.",
+        (job_queues(dead_letters="", receives=0),),
+        of("youmail", "kirimdev", knobs=Knobs(poison=1.0)),
+    ),
+    "whole_batches": Plant(
+        "What a function says of single messages is not heeded.",
+        (functions(lambda one: replace(one, partial=False)),),
+    ),
+    "jobs_expire": Plant(
+        "A job that a process died with is forgotten before it is tried again.",
+        (job_queues(retention_s=300),),
+        harsh("youmail", "kirimdev"),
+    ),
+    "seldom_scheduled": Plant(
+        "The schedule fires every five minutes.",
+        (deploy(_seldom),),
+    ),
+    "undelivered_lost": Plant(
+        "What SNS cannot deliver is gone.",
+        (deploy(_no_letters),),
+        of("youmail", "intelli", knobs=Knobs(undelivered=0.3)),
+    ),
+    "no_permission_to_hasten": Plant(
+        "The roles may not make a message visible sooner, and the code goes on without it.",
+        (functions(without("sqs:ChangeMessageVisibility")),),
+    ),
+    "environment_of_another": Plant(
+        "One function is told of another table.",
+        (functions(_other_table),),
+    ),
+    "first_page_of_a_query": Plant(
+        "Of a query only the first page is read.",
+        (edit(state.State, "_query", ('if not answer.get("LastEvaluatedKey")', "if True")),),
+        of("youmail", "intelli", accounts=2, knobs=Knobs(page_bytes=1)),
+    ),
+    "keys_left_unread": Plant(
+        "Records that a batch read leaves over are taken for unknown.",
+        (edit(state.State, "_batch_get", ("wanted = left", "wanted = []")),),
+        of("youmail", "kirimdev", mutations=12, knobs=Knobs(left=0.6)),
+    ),
+    "time_not_looked_at": Plant(
+        "A page is asked for however little time is left.",
+        (put(drain, "PAGE_MS", 0),),
+        of("youmail", "kirimdev", minutes=4, mutations=20, knobs=Knobs(slow=1.0)),
+        where=SMALL,
+    ),
+}
+
 PLANTS: dict[str, Plant] = {
     **OUTBOX, **CURSOR, **MARKS, **DELETIONS, **ACCOUNTS, **OTHERS, **CUSTODY, **CONTENT,
+    **PLATFORM,
 }  # fmt: skip

@@ -62,7 +62,7 @@ class Report:
         self.injected += world.injected
         self.reached += world.reached
         self.used |= world.used
-        told = [str(event["uuid"]) for event in run.deliveries()]
+        told = [str(event.get("uuid")) for event in run.deliveries()]
         self.events += len(set(told))
         self.repeats += len(told) - len(set(told))
         swallowed = world.reached["published"] - len(told)

@@ -12,9 +12,10 @@ import json
 import random
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 from unittest import mock
 from urllib.parse import urlsplit
@@ -26,9 +27,11 @@ from pollwire.errors import (
     PollwireError,
     RateLimited,
     Rejected,
+    Unasked,
     Unavailable,
 )
 from pollwire.http import Hosts
+from pollwire.http.limits import Limits
 from pollwire.items import record_sk
 from pollwire.model import Checking, Connection, Request, Response, Seen, Stream
 from pollwire.providers import intelli, kirimdev, registered, ringcentral, youmail
@@ -167,6 +170,7 @@ def calm(seed: int) -> Scenario:
         backfill=chance.random() < 0.5,
         watches=chance.random() < 0.5,
         skew_s=chance.choice(SKEWS),
+        knobs=Knobs(page_bytes=platform(seed)["page_bytes"]),
     )
 
 
@@ -182,7 +186,7 @@ def fleet(seed: int) -> Scenario:
     return replace(
         swarm(seed),
         accounts=chance.choice((2, 2, 3)),
-        shards=chance.choice((1, 2, 3)),
+        shards=chance.choice((1, 2, 4)),
         connections=chance.choice((1, 1, 1, 2)),
         shared=chance.random() < 0.5,
         interrupts=chance.choice(("", "removed", "paused", "suspended")),
@@ -192,6 +196,18 @@ def fleet(seed: int) -> Scenario:
         slowest_s=120 if is_quiet else 0,
         sleeps=12 if is_quiet else 0,
     )
+
+
+def platform(seed: int) -> dict[str, Any]:
+    """Draw what AWS and providers do now and then that is no fault."""
+    chance = random.Random(f"platform {seed}")  # not what the run itself draws from
+    return {
+        "page_bytes": chance.choice((0, 0, 1, 600)),
+        "left": chance.choice((0.0, 0.3, 0.6)),
+        "poison": chance.choice((0.0, 0.0, 0.0, 0.3)),
+        "undelivered": chance.choice((0.0, 0.0, 0.2)),
+        "slow": chance.choice((0.0, 0.0, 0.3, 1.0)),
+    }
 
 
 def neighbours(seed: int) -> Scenario:
@@ -218,6 +234,7 @@ def swarm(seed: int) -> Scenario:
         doubled=sometimes(0.2),
         late=sometimes(0.2),
         refused=sometimes(0.2),
+        **platform(seed),
     )
     is_large = chance.random() < 0.01
     return Scenario(
@@ -289,6 +306,16 @@ class Asking(Http):
         super().__init__(run.hosts, None, run.world.clock)  # type: ignore[arg-type]
         self.simulators = run.simulators
         self._run_ = run
+        self._ends_ms = NEVER_MS
+
+    def run(
+        self, checks: Iterable[tuple[str, Checking]], *, deadline_s: float, **more: Any
+    ) -> Iterator[tuple[str, Seen | PollwireError]]:
+        self._ends_ms = self._run_.world.now_ms + round(deadline_s * 1000)
+        try:
+            yield from super().run(checks, deadline_s=max(deadline_s, 0.001), **more)
+        finally:
+            self._ends_ms = NEVER_MS
 
     def _run(self, key: str, checking: Checking, spent: dict[str, int]) -> Seen | PollwireError:
         process = self._run_.world.current
@@ -300,8 +327,13 @@ class Asking(Http):
             process.account = ""
 
     def fetch(self, request: Request) -> Response:
-        run = self._run_
-        found: Response = run.world.step("http", lambda: self._answer(request), run.failure)
+        run, left_ms = self._run_, self._ends_ms - self._run_.world.now_ms
+        if left_ms <= 0:
+            raise Unasked("the time is over")
+        takes_ms = min(run.world.takes_ms(Limits().request_s), left_ms)
+        found: Response = run.world.step(
+            "http", lambda: self._answer(request), run.failure, takes_ms
+        )
         return found
 
     def _answer(self, request: Request) -> Response:
@@ -328,6 +360,8 @@ class Run:
 
     Attributes:
         harmed: Steps until healing began.
+
+        redriven: Dead jobs that were sent once more.
 
         baselines: What a stream's first complete drain recorded, by its key: hashes by record.
     """
@@ -357,6 +391,7 @@ class Run:
         self.sick = self.upstreams[0].members[0].id if scenario.sick else ""
         self.removed = ""
         self.requests: Counter[str] = Counter()
+        self.redriven = 0
         self.baselines: dict[str, dict[str, str]] = {}
         self.baselines_ms: dict[str, int] = {}
         self.lambdas = Lambda(self.world, self.providers, self.hosts, lambda: Asking(self))
@@ -487,10 +522,10 @@ class Run:
         if self._redrive():
             self._settle()
         for at_ms in self._listings() if self.scenario.reconciles else ():
-            self.world.now_ms = max(self.world.now_ms, at_ms)
+            self.run_until(max(self.world.now_ms, at_ms))
             self._settle()
         for at_ms in self._doubts() if self.scenario.lying else ():
-            self.world.now_ms = max(self.world.now_ms, at_ms)
+            self.run_until(max(self.world.now_ms, at_ms))
             self.minute()
             self._settle()
 
@@ -530,7 +565,7 @@ class Run:
                 waits.append(seen_ms + self._overlap_ms(pk, stream))
         waits.append(self._mutated_ms + LATE_MS)
         if all(at_ms > now_ms for at_ms in waits) or not self._is_busy():
-            self.world.now_ms = max(now_ms, *waits)
+            self.run_until(max(now_ms, *waits))
 
     def _is_busy(self) -> bool:
         return any(self.lambdas.depths().values()) or any(
@@ -546,14 +581,14 @@ class Run:
 
     def _redrive(self) -> int:
         """Do what an operator does with dead jobs: send them once more; return how many."""
-        aws, total = self.world.aws, 0
+        aws = self.world.aws
         for name, queue in self.world.deployed.queues.items():
             if queue.dead_letters and "subscriber" not in name:
                 moved = aws.move_messages(queue.dead_letters, name)
                 self.world.reached["redriven"] += moved
                 self.world.touched.add(name)
-                total += moved
-        return total
+                self.redriven += moved
+        return self.redriven
 
     def _listings(self) -> list[int]:
         """Name the instants at which something is listed from end to end by the clock."""
@@ -798,9 +833,12 @@ class Run:
     # What was told
 
     def deliveries(self) -> list[dict[str, object]]:
-        """Read what the subscriber's queue was sent, in its order."""
+        """Read what the subscriber was sent, what did not reach its queue at once in its place."""
+        (subscription,) = self.world.deployed.subscriptions
+        names = [one for one in (subscription.queue, subscription.dead_letters) if one]
+        messages = [one for name in names for one in self.world.aws.messages(name)]
         found = []
-        for message in self.world.aws.messages("pollwire-subscriber.fifo"):
+        for message in sorted(messages, key=attrgetter("sequence")):
             event = json.loads(message.body)
             event["arrived_ms"] = message.sent_ms
             event["text"] = message.body

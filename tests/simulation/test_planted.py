@@ -8,6 +8,8 @@ import pytest
 
 from tests.simulation.planted import PLANTS, fails
 
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 #: Runs of the correct code under what a bug shows in.
 CORRECT = 3
 

@@ -19,8 +19,8 @@ from botocore.exceptions import ClientError
 from greenlet import getcurrent, greenlet
 
 from tests.simulation.aws import Aws
-from tests.simulation.deployed import mapping_needs, needs, permitted, service_needs
-from tests.simulation.specs import Deployed, FunctionSpec
+from tests.simulation.deployed import Need, needs, refused, service_needs
+from tests.simulation.specs import Deployed, FunctionSpec, ScheduleSpec
 
 #: 2027-01-15T08:00:00Z, the start of a minute.
 START_MS = 1_800_000_000_000
@@ -38,8 +38,18 @@ THROTTLED = {
 }
 
 
-#: What was worked out of deployed policies: actions needed, and what of them is refused.
-_PERMITTED: dict[int, tuple[Deployed, dict[Any, tuple[list[str], list[Any]]]]] = {}
+#: Where a batch has its entries, each of which is taken or refused alone.
+ENTRIES = {
+    "ChangeMessageVisibilityBatch": "Entries",
+    "PublishBatch": "PublishBatchRequestEntries",
+    "SendMessageBatch": "Entries",
+}
+
+#: A message that is no job of ours.
+POISON = "{}"
+
+#: What was worked out of deployed policies: who needs which actions, and what of them is refused.
+_PERMITTED: dict[int, tuple[Deployed, dict[Any, tuple[set[tuple[str, str]], list[Need]]]]] = {}
 
 
 #: One of so many runs logs what goes well, too.
@@ -66,17 +76,24 @@ class Process:
 
         wake_ms: It goes on then, not before.
 
-        ended: Called with its answer, or ``None`` if it failed as a whole.
+        ended: Called with itself and its answer, or ``None`` if it failed as a whole.
+
+        held: A fault holds it until its time is up.
+
+        tried: Jobs that its stage was given. done: Those that it did.
     """
 
     spec: FunctionSpec
     deadline_ms: int
     wake_ms: int
     accounts: frozenset[str]
-    ended: Callable[[Any], None]
+    ended: Callable[[Process, Any], None]
     dead: bool = False
     job: Any = None
     account: str = ""
+    held: bool = False
+    tried: list[Any] = field(default_factory=list)
+    done: list[Any] = field(default_factory=list)
     thread: greenlet | None = None
 
 
@@ -92,11 +109,21 @@ class Knobs:
 
         stale: Probability that an eventually consistent read is of what was before.
 
-        twice: Probability that a batch is handed out twice.
+        twice: Probability that a batch is handed out twice, or one message of it.
 
         lost, doubled, late: Probabilities of what becomes of a tick.
 
-        refused: Probability that one entry of a batch is refused.
+        refused: Probability that one entry of a batch is refused, or said to be.
+
+        poison: Probability that a batch of jobs is followed by a message that is none, once a run.
+
+        left: Probability that a batch of reads leaves some keys unread, or all.
+
+        undelivered: Probability that SNS cannot deliver to a queue.
+
+        slow: Probability that a provider takes seconds to answer.
+
+        page_bytes: A page of a query is over with the item that passes this size; 0 for AWS's own.
     """
 
     fault: float = 0.0
@@ -107,6 +134,11 @@ class Knobs:
     doubled: float = 0.0
     late: float = 0.0
     refused: float = 0.0
+    poison: float = 0.0
+    left: float = 0.0
+    undelivered: float = 0.0
+    slow: float = 0.0
+    page_bytes: int = 0
 
 
 class World:
@@ -128,6 +160,7 @@ class World:
         touched: Queues that something was done to, so that there may be messages to hand out.
 
         turns, faults: Where it is drawn from who goes on and when, and what goes wrong.
+        poisoned: The queue that has a message that is no job; empty for none.
     """
 
     def __init__(
@@ -141,6 +174,9 @@ class World:
         self.faults = random.Random(f"faults {seed}")
         self.aws = Aws(deployed, self.clock)
         self.aws.stale = self._is_stale
+        self.aws.leave = self._left
+        self.aws.delivers = self._delivers
+        self.aws.page_bytes = knobs.page_bytes or self.aws.page_bytes
         self.steps = 0
         self.healthy = False
         self.injected: Counter[str] = Counter()
@@ -149,6 +185,7 @@ class World:
         self.trace: list[str] = []
         self.processes: list[Process] = []
         self.touched: set[str] = set()
+        self.poisoned = ""
         self.current: Process | None = None
         self.witnesses: list[Callable[[Process | None, str, str, Mapping[str, Any]], None]] = []
         self.watchers: list[Callable[[str, str, tuple[int, ...], tuple[int, ...]], None]] = []
@@ -164,12 +201,20 @@ class World:
 
     # Side effects
 
-    def step(self, kind: str, effect: Callable[[], Any], error: Callable[[], Exception]) -> Any:
+    def step(
+        self,
+        kind: str,
+        effect: Callable[[], Any],
+        error: Callable[[], Exception],
+        takes_ms: int = 0,
+    ) -> Any:
         """
         Have a side effect of the process at work, or one of the faults.
 
         Args:
             error: Makes what is raised for a call that fails.
+
+            takes_ms: How long it takes, beside what every call does.
         """
         process = self.current
         if process is None:
@@ -178,7 +223,7 @@ class World:
             raise Died
         number, self.steps = self.steps, self.steps + 1
         fault = self._fault(number)
-        process.wake_ms = self.now_ms + self.turns.randrange(1, 40)
+        process.wake_ms = self.now_ms + self.turns.randrange(1, 40) + takes_ms
         if fault:
             self.injected[fault] += 1
             self.trace.append(f"{number} {process.spec.name} {kind} {fault}")
@@ -193,6 +238,7 @@ class World:
         error: Callable[[], Exception],
     ) -> Any:
         if fault == TIMEOUT:
+            process.held = True
             process.wake_ms = process.deadline_ms + 1
             self._wait(process)
         if fault == CRASH_BEFORE:
@@ -219,6 +265,8 @@ class World:
     def _wait(self, process: Process) -> None:
         self._main.switch()
         if self.now_ms > process.deadline_ms:
+            if not process.held:
+                raise Broken(f"I11: {process.spec.name} is not done in {process.spec.timeout_s} s")
             self.reached["timed out"] += 1
             self._die(process)
 
@@ -231,6 +279,31 @@ class World:
             return False
         return self.faults.random() < self.knobs.stale
 
+    def _strikes(self, probability: float) -> bool:
+        """Draw what happens now and then, while anything may go wrong."""
+        if not probability or self.current is None or self.healthy:
+            return False
+        return self.faults.random() < probability
+
+    def _left(self, keys: int) -> int:
+        """Say how many keys of a batch are left unread: the half of them, or all."""
+        if not self._strikes(self.knobs.left):
+            return 0
+        self.injected["left unread"] += 1
+        return keys // 2 if keys > 1 and self.faults.random() < 0.7 else keys
+
+    def _delivers(self) -> bool:
+        fails = self._strikes(self.knobs.undelivered)
+        self.injected["undelivered"] += fails
+        return not fails
+
+    def takes_ms(self, most_s: float) -> int:
+        """Say how long a provider takes to answer, beside what every call does."""
+        if not self._strikes(self.knobs.slow):
+            return 0
+        self.injected["slow"] += 1
+        return int(self.faults.choice((0.3, 0.7, 1.0)) * most_s * 1000)
+
     def call(self, service: str, operation: str, params: Mapping[str, Any]) -> Any:
         """
         Do what an AWS client is asked for, as the role at work.
@@ -239,23 +312,32 @@ class World:
             ClientError: AWS's own, or a fault's.
         """
 
+        done = False
+
         def error() -> ClientError:
+            conflicts = operation == "TransactWriteItems" and not done
+            if conflicts and self.faults.random() < 0.5:
+                return _conflict(params)
             code = THROTTLED[service]
             return ClientError({"Error": {"Code": code, "Message": code}}, operation)
 
         def effect() -> Any:
+            nonlocal done
             self._authorize(service, operation, params)
             for witness in self.witnesses:
                 witness(self.current, service, operation, params)
             cursors = {at: self._progress(at) for at in _cursors(operation, params)}
-            answer = self.aws.call(service, operation, params)
+            answer = self._answer(service, operation, params)
+            done = True
             for at, before in cursors.items():
                 for watcher in self.watchers:
                     watcher(*at, before, self._progress(at))
             self._note(operation, params)
             if service == "sqs":
                 self.touched.add(params["QueueUrl"].rpartition("/")[2])
-            return self._spoiled(operation, answer)
+            if operation == "SendMessageBatch":
+                self._poison(params["QueueUrl"])
+            return answer
 
         return self.step(f"{service}.{operation}", effect, error)
 
@@ -282,46 +364,70 @@ class World:
         process = self.current
         if process is None:
             return
-        name = process.spec.name
         # What a call needs follows from these; of a transaction, from the kinds of its parts.
-        parts = frozenset(kind for one in params.get("TransactItems", ()) for kind in one)
-        known = (name, service, operation, params.get("QueueUrl"), parts)
+        parts = frozenset([kind for one in params.get("TransactItems", ()) for kind in one])
+        context = frozenset(params.get("EncryptionContext", ()))
+        known = (service, operation, params.get("QueueUrl"), parts, context)
+
+        def wanted() -> list[Need]:
+            own = needs(service, operation, params, self.deployed)
+            return [*own, *service_needs(service, self.deployed)]
+
+        self.require(process.spec.name, process.spec, known, wanted)
+
+    def require(
+        self,
+        name: str,
+        caller: FunctionSpec | ScheduleSpec,
+        known: object,
+        wanted: Callable[[], list[Need]],
+    ) -> None:
+        """
+        I12: whatever is needed is allowed, also where the one that is refused would go on.
+
+        Args:
+            known: What is wanted follows from it.
+        """
         permissions = self._permissions
-        if known not in permissions:
-            wanted = (*needs(service, operation, params, self.deployed),)
-            every = (*wanted, *service_needs(service, self.deployed))
-            refused = [one for one in every if not permitted(process.spec, one, self.deployed)]
-            permissions[known] = [action for action, *_ in every], refused
-        actions, refused = permissions[known]
-        self.used.update((name, action) for action in actions)
-        if refused:
-            message = f"{name} may not {refused[0][0]} on {refused[0][1]}"
-            self.reached[message] += 1
-            raise ClientError(
-                {"Error": {"Code": "AccessDeniedException", "Message": message}}, operation
-            )
+        if (name, known) not in permissions:
+            every = wanted()
+            pairs = {(name, action) for action, *_ in every}
+            permissions[name, known] = pairs, refused(caller, every, self.deployed)
+        pairs, missing = permissions[name, known]
+        self.used |= pairs
+        for action, resource, _ in missing:
+            raise Broken(f"I12: {name} may not {action} on {resource}")
 
-    def mapping(self, spec: FunctionSpec) -> tuple[list[str], list[Any]]:
-        """Name what a function's event source mapping needs, and what of it is refused."""
-        known = (spec.name, "mapping")
-        if known not in self._permissions:
-            wanted = mapping_needs(spec)
-            refused = [one for one in wanted if not permitted(spec, one, self.deployed)]
-            self._permissions[known] = [action for action, *_ in wanted], refused
-        return self._permissions[known]
-
-    def _spoiled(self, operation: str, answer: Any) -> Any:
-        """Say of one entry of a batch that it was refused, though the effect is there."""
-        entries = answer.get("Successful") if operation.endswith("Batch") else None
-        if not entries or self.healthy or self.current is None:
-            return answer
+    def _answer(self, service: str, operation: str, params: Mapping[str, Any]) -> Any:
+        """Do a call; of a batch, one entry may be refused, or be said to be though it was taken."""
+        name = ENTRIES.get(operation)
+        if not name or self.healthy or self.current is None:
+            return self.aws.call(service, operation, params)
         if self.faults.random() >= self.knobs.refused:
-            return answer
-        self.injected["refused"] += 1
+            return self.aws.call(service, operation, params)
+        entries = params[name]
         unlucky = entries[self.faults.randrange(len(entries))]
+        others = [one for one in entries if one is not unlucky]
         failed = {"Id": unlucky["Id"], "Code": "InternalError", "SenderFault": False}
-        kept = [one for one in entries if one is not unlucky]
-        return {**answer, "Successful": kept, "Failed": [*answer.get("Failed", []), failed]}
+        if self.faults.random() < 0.5:
+            self.injected["refused"] += 1
+            answer = self.aws.call(service, operation, {**params, name: others}) if others else {}
+        else:
+            self.injected["refused though taken"] += 1
+            answer = self.aws.call(service, operation, params)
+        taken = [one for one in answer.get("Successful", ()) if one["Id"] != unlucky["Id"]]
+        return {"Successful": taken, "Failed": [*answer.get("Failed", ()), failed]}
+
+    def _poison(self, url: str) -> None:
+        """Put a message that is no job beside jobs."""
+        if self.poisoned or not self._strikes(self.knobs.poison):
+            return
+        self.injected["poison"] += 1
+        self.poisoned = url.rpartition("/")[2]
+        fifo = {"MessageGroupId": "poison", "MessageDeduplicationId": "poison"}
+        of_queue = fifo if self.deployed.queues[self.poisoned].fifo else {}
+        message = {"QueueUrl": url, "MessageBody": POISON, **of_queue}
+        self.aws.call("sqs", "SendMessage", message)
 
     # Processes
 
@@ -329,7 +435,7 @@ class World:
         self,
         spec: FunctionSpec,
         work: Callable[[Process], Any],
-        ended: Callable[[Any], None],
+        ended: Callable[[Process, Any], None],
         accounts: Iterable[str] = (),
     ) -> Process:
         """Start an invocation; it runs when :meth:`run` lets it."""
@@ -347,7 +453,7 @@ class World:
                 self.trace.append(f"{spec.name} failed: {error!r}")
             self.processes.remove(process)
             # What a process that is gone would have answered reaches nobody.
-            process.ended(None if process.dead else answer)
+            process.ended(process, None if process.dead else answer)
 
         process.thread = greenlet(body)
         self.processes.append(process)
@@ -380,6 +486,16 @@ def _cursors(operation: str, params: Mapping[str, Any]) -> list[tuple[str, str]]
     return [one for one in keys if one[1] == "cursor"]
 
 
-def _permissions(deployed: Deployed) -> dict[Any, tuple[list[str], list[Any]]]:
+def _conflict(params: Mapping[str, Any]) -> ClientError:
+    """Make what AWS says of a transaction that met another one."""
+    code, conflict = "TransactionCanceledException", {"Code": "TransactionConflict"}
+    reasons = [conflict, *({"Code": "None"} for _ in params["TransactItems"][1:])]
+    response: Any = {"Error": {"Code": code, "Message": code}, "CancellationReasons": reasons}
+    return ClientError(response, "TransactWriteItems")
+
+
+def _permissions(
+    deployed: Deployed,
+) -> dict[Any, tuple[set[tuple[str, str]], list[Need]]]:
     """Find what was worked out of these policies before."""
     return _PERMITTED.setdefault(id(deployed), (deployed, {}))[1]
