@@ -114,7 +114,6 @@ class Customer:
             interval_s=interval_s,
             slowest_s=interval_s,  # So that a quiet account is polled as often.
             requests_per_second=100.0,
-            shards=2,
         )
         if provider != "kirimdev":
             return connection

@@ -148,7 +148,7 @@ def _receive(follower: Follower, count: int) -> list[dict[str, Any]]:
 
 def _see_what_is_refused(stack: Stack) -> None:
     """The template's own roles and policies are enforced, and let through what they should."""
-    check = _as_role(stack, "CheckRole")
+    check = _as_role(stack, "CheckYoumailRole")
     table, topic = stack.outputs["StateTableName"], stack.outputs["EventsTopicArn"]
     key = {"pk": {"S": "connection"}, "sk": {"S": "demo"}}
     message = {

@@ -232,7 +232,7 @@ class Scene:
     def check(self) -> int:
         due_ms, interval_s = self.system.clock(), self.connection.interval_s
         job = CheckJob(self.connection.name, 0, due_ms, interval_s)
-        self.system.world.queues.send_checks([job], due_ms)
+        self.system.world.queues.send_checks(self.connection.provider, [job], due_ms)
         return self.system.run_checks()
 
     def poll(self, seconds: float = 60) -> None:

@@ -19,6 +19,7 @@ import time
 import traceback
 import tracemalloc
 import zlib
+from collections import Counter
 from contextlib import suppress
 from http.client import HTTPConnection
 
@@ -35,6 +36,7 @@ from pollwire.errors import (
     Unavailable,
 )
 from pollwire.http import (
+    SILENT_MIN,
     Hosts,
     Http,
     Limits,
@@ -1561,3 +1563,32 @@ def test_time_that_passed_is_not_made_up_for():
 def test_a_pace_is_positive(per_second):
     with pytest.raises(Misconfigured, match="requests_per_second"):
         Pace(per_second)
+
+
+def test_a_provider_that_answers_nobody_is_not_asked_by_all(http_to):
+    """Its share of a check's time would be the others' in the queue."""
+    with Server(says(answer(status="503 No"))) as server:
+        checks = ((number, polling(f"{server.base}/{number}")) for number in range(200))
+        found = dict(
+            http_to(server, connections=4).run(checks, requests_per_second=10_000, deadline_s=15)
+        )
+
+    assert SILENT_MIN <= len(server.requests) < SILENT_MIN + 4
+    assert Counter(type(one) for one in found.values()) == {
+        Unavailable: len(server.requests),
+        Unasked: 200 - len(server.requests),
+    }
+
+
+def test_one_answer_shows_that_a_provider_is_there(http_to):
+    def script(talk: Talk, request: bytes) -> None:
+        talk.send(answer(b"{}") if b"/0 " in request else answer(status="503 No"))
+
+    with Server(script) as server:
+        checks = ((number, polling(f"{server.base}/{number}")) for number in range(100))
+        found = dict(
+            http_to(server, connections=1).run(checks, requests_per_second=10_000, deadline_s=15)
+        )
+
+    assert len(server.requests) == 100
+    assert {type(found[number]) for number in range(1, 100)} == {Unavailable}

@@ -115,7 +115,7 @@ def test_ticks_that_never_come_delay_and_lose_nothing(shop):
 @pytest.mark.filterwarnings("ignore:No application metrics to publish")
 def test_a_schedule_that_dies_is_run_again(shop, number, fault):
     system = shop.system
-    system.connect(replace(SHOP, interval_s=10, shards=3))
+    system.connect(replace(SHOP, interval_s=10, shards=4))
     mine = shop.change(ANN)
     system.faults["send_message_batch"] = at_call(number, fault)
     system.clock.now_ms += -system.clock() % MINUTE_MS
@@ -125,7 +125,7 @@ def test_a_schedule_that_dies_is_run_again(shop, number, fault):
 
     system.tick(time=iso(system.clock() // MINUTE_MS * MINUTE_MS))
 
-    assert system.depths()["pollwire-checks"] >= 18
+    assert system.depths()["pollwire-checks-youmail"] >= 18
     system.connect(SHOP)
     system.run_checks()
     shop.run_deltas()
@@ -241,7 +241,7 @@ def test_poison_ends_in_the_dead_letter_queue_and_frees_its_group(shop, body):
     group = _group(shop)
     sent = {"MessageGroupId": group, "MessageDeduplicationId": "x"}
     system.sqs.send_message(QueueUrl=url, MessageBody=body, **sent)
-    system.sqs.send_message(QueueUrl=system.environment["CHECKS_QUEUE_URL"], MessageBody=body)
+    system.sqs.send_message(QueueUrl=system.checks_url(), MessageBody=body)
     system.clock.advance(60)
 
     assert shop.check() == 1
@@ -255,7 +255,10 @@ def test_poison_ends_in_the_dead_letter_queue_and_frees_its_group(shop, body):
     assert shop.said()[0] == shop.created(BOB, others)
     shop.poll()
     assert shop.said() == [shop.created(ANN, mine)]
-    assert system.depths().keys() == {"pollwire-dead-checks", "pollwire-dead-deltas-contact.fifo"}
+    assert system.depths().keys() == {
+        "pollwire-dead-checks-youmail",
+        "pollwire-dead-deltas-contact.fifo",
+    }
 
 
 def _group(scene):

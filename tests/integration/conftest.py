@@ -90,6 +90,7 @@ def system(monkeypatch, apps, clients):
                 sealer=Sealer(Client(clients("kms"), faults), settings.key_arn, clock),
                 clock=clock,
                 jitter=lambda: 0.5,
+                sleep=lambda seconds: clock.sleep(seconds),
             )
 
         def client(service, config):

@@ -46,6 +46,9 @@ class Clock:
     def advance(self, seconds: float) -> None:
         self.now_ms += round(seconds * 1000)
 
+    def sleep(self, seconds: float) -> None:
+        """Take no time: few tests are about that."""
+
 
 class Http:
     """
@@ -207,6 +210,7 @@ class System:
     remaining_ms: Callable[[], int] = lambda: 60_000
     failed: list[tuple[str, str]] = field(default_factory=list)
     streams: tuple[str, ...] = FIELDS
+    providers: tuple[str, ...] = ("youmail",)
 
     def __post_init__(self) -> None:
         self.sqs = self.clients("sqs")
@@ -228,6 +232,7 @@ class System:
         provider = self.world.providers[name]
         self.http.simulators[urlsplit(provider.hosts["api"]).netloc] = simulator
         self.streams += tuple(provider.streams)
+        self.providers += (name,)
         return simulator
 
     # What an operator does.
@@ -252,8 +257,7 @@ class System:
         self.world.state.add_account(connection, account, settings=settings, credential=sealed)
 
     def remove_account(self, account: str, connection: Connection = SHOP) -> None:
-        shard = shard_of(account, connection.shards)
-        self._delete(f"shard#{connection.name}#{shard}", account)
+        assert self.world.state.remove_account(connection, account)
 
     # What AWS does.
 
@@ -299,7 +303,7 @@ class System:
         self.failed.clear()
 
     def run_checks(self) -> int:
-        return self.pump("check", self.environment["CHECKS_QUEUE_URL"], 1)
+        return sum(self.pump("check", self.checks_url(name), 1) for name in self.providers)
 
     def run_deltas(self) -> int:
         return sum(self.pump("delta", self.deltas_url(stream), 5) for stream in self.streams)
@@ -308,7 +312,7 @@ class System:
         """Check every shard, due at this instant."""
         for shard in range(connection.shards):
             job = CheckJob(connection.name, shard, self.clock(), connection.interval_s)
-            self.world.queues.send_checks([job], self.clock())
+            self.world.queues.send_checks(connection.provider, [job], self.clock())
         assert not self.run_checks()
 
     def poll(self, seconds: float = 60) -> int:
@@ -327,6 +331,9 @@ class System:
         raise AssertionError(f"pending for ever: {self.pending()}")
 
     # What there is.
+
+    def checks_url(self, provider: str = "youmail") -> str:
+        return self.environment["CHECKS_QUEUE_URL"].format(provider=provider)
 
     def deltas_url(self, stream: str) -> str:
         return self.environment["DELTAS_QUEUE_URL"].format(stream=stream)

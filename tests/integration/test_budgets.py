@@ -165,7 +165,7 @@ class Looks:
         system.faults["send_message_batch"] = self._send
 
     def _send(self, call, QueueUrl, Entries):
-        if not QueueUrl.endswith("-checks"):
+        if "-checks-" not in QueueUrl:
             return call(QueueUrl=QueueUrl, Entries=Entries)
         for entry in Entries:
             job = CheckJob(**json.loads(entry["MessageBody"]))

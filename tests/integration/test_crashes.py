@@ -176,7 +176,7 @@ def test_a_crash_of_a_check_loses_no_mark(ann, call, fault):
     contact = ann.simulator.add_contact(ANN)
     ann.clock.advance(60)
     job = pipeline.CheckJob("shop", 0, ann.clock(), 60)
-    ann.world.queues.send_checks([job], ann.clock())
+    ann.world.queues.send_checks("youmail", [job], ann.clock())
     ann.faults[call] = fault
     assert ann.run_checks() == 1
     ann.faults.clear()

@@ -31,7 +31,7 @@ def test_a_tick_leads_to_an_event(ann):
 
     ann.tick()
 
-    assert ann.depths() == {"pollwire-checks": 1}
+    assert ann.depths() == {"pollwire-checks-youmail": 1}
     assert ann.run_checks() == 0
     assert ann.depths() == {"pollwire-deltas-contact.fifo": 1}
     assert ann.run_deltas() == 0

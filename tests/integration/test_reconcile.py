@@ -571,9 +571,9 @@ def test_no_check_is_queued_while_everybody_slows_down(system, server, provider)
 
     queued = {}
     for _ in range(30):
-        before = system.depths().get("pollwire-checks", 0)
+        before = system.depths().get("pollwire-checks-youmail", 0)
         system.tick(time=iso(system.clock()))
-        queued[system.clock()] = system.depths().get("pollwire-checks", 0) - before
+        queued[system.clock()] = system.depths().get("pollwire-checks-youmail", 0) - before
         system.clock.advance(60)
 
     assert sum(queued.values()) >= 1

@@ -15,7 +15,7 @@ def sample(name):
 def test_the_tick_queues_a_check(ann):
     ann.invoke("schedule", sample("schedule"))
 
-    assert ann.depths() == {"pollwire-checks": 1}
+    assert ann.depths() == {"pollwire-checks-youmail": 1}
 
 
 def test_of_two_checks_the_good_one_is_done_and_the_bad_one_reported(ann):

@@ -218,6 +218,7 @@ class Lambda:
             providers=self.providers,
             clock=self.world.clock,
             jitter=lambda: 0.5,
+            sleep=self.world.sleep,
         )
 
     def _container(self, spec: FunctionSpec) -> Container:

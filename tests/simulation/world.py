@@ -230,6 +230,13 @@ class World:
         self._wait(process)
         return self._have(process, fault, effect, error) if fault else effect()
 
+    def sleep(self, seconds: float) -> None:
+        """Have the process at work wait; the others go on."""
+        process = self.current
+        if process is not None:
+            process.wake_ms = self.now_ms + int(seconds * 1000)
+            self._wait(process)
+
     def _have(
         self,
         process: Process,

@@ -234,12 +234,14 @@ def services_act_for_this_account_only(template: Template) -> Complaints:
 def checks_reach_every_stream_and_no_dead_letters(template: Template) -> Complaints:
     (pattern,) = (
         statement["Resource"]["Fn::Sub"].rpartition("${AWS::AccountId}:")[2]
-        for statement in permissions(template["Resources"]["CheckRole"]["Properties"])
+        for statement in permissions(template["Resources"]["CheckYoumailRole"]["Properties"])
         if "sqs:SendMessage" in as_list(statement["Action"])
     )
     for name, queue in of_type(template, "SQS::Queue").items():
         reached = fnmatchcase(str(queue["QueueName"]["Fn::Sub"]), pattern)
-        if reached != any(name == job and job != "Checks" for *_, job in mappings(template)):
+        if reached != any(
+            name == job and not job.startswith("Checks") for *_, job in mappings(template)
+        ):
             yield f"{name}: {'reached' if reached else 'not reached'} by {pattern}"
 
 

@@ -147,7 +147,8 @@ def test_no_date_whatsoever_stops_an_answer(date):
         pytest.param("requests_per_second", float("nan"), id="rate is no number"),
         pytest.param("requests_per_second", 100_001, id="rate too high"),
         pytest.param("shards", 0, id="no shards"),
-        pytest.param("shards", 10_001, id="too many shards"),
+        pytest.param("shards", 32_768, id="too many shards"),
+        pytest.param("shards", 3, id="shards that are no power of two"),
     ],
 )
 def test_a_connection_that_could_not_be_scheduled_is_refused(field, value):
@@ -164,7 +165,7 @@ def test_a_connection_that_could_not_be_scheduled_is_refused(field, value):
         pytest.param({"interval_s": 86_400, "slowest_s": 86_400}, id="slowest"),
         pytest.param({"requests_per_second": 0.01}, id="lowest rate"),
         pytest.param({"requests_per_second": 100_000}, id="highest rate"),
-        pytest.param({"shards": 10_000}, id="most shards"),
+        pytest.param({"shards": 16_384}, id="most shards"),
     ],
 )
 def test_a_connection_at_its_bounds_is_taken(fields):

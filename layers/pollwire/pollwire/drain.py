@@ -50,6 +50,9 @@ AHEAD_MS_MAX = 300_000
 #: that is refused, a new token, the same again) and the writes.
 PAGE_MS = 35_000
 
+#: A request waits so long at most for its place in the connection's rate.
+TURN_MS_MAX = 5_000
+
 #: Pages in a row without anything new, where rows may have moved while they were turned; more of
 #: them are the same pages over and over.
 REPEATS_MAX = 2
@@ -188,9 +191,18 @@ class Delta:
                 pages = []
             if out_of_time:
                 self._counts["unfinished"] += 1
+                self._go_on()
                 return True
         self._pages = drain.pages
         return self._finish(drain, pages, page.cursor, listed)
+
+    def _go_on(self) -> None:
+        """Have the rest of a long list read at once, unless the provider asked for a rest."""
+        if "" not in self._spent:
+            # Of the same instant it would be the same job.
+            due_ms = max(self._world.clock(), self._job.due_ms + 1)
+            again = replace(self._job, due_ms=due_ms)
+            self._world.queues.send_deltas([again])
 
     def _turn(self, found: Iterator[Page], drain: Drain, pages: list[Page]) -> Page | None:
         """Turn a page. If that fails, what was read before is told; but not of a full listing."""
@@ -207,9 +219,15 @@ class Delta:
 
         Raises:
             RateLimited: An earlier answer said that the budget is used up.
+
+            Unasked: The connection's rate is used up by others.
         """
         if request.budget in self._spent:
             raise http.spent(self._spent[request.budget])
+        if not request.budget:
+            # A page that was begun in time may wait for what is left above the time that it needs.
+            patience_ms = min(max(self._remaining_ms() - PAGE_MS, 0), TURN_MS_MAX)
+            self._world.await_turn(self._connection, patience_ms)
         response = self._world.http.fetch(request)
         if response.spent_s:
             self._spent[request.budget] = response.spent_s

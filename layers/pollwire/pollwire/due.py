@@ -12,7 +12,7 @@ import math
 import zlib
 from collections.abc import Iterator
 
-from pollwire.model import CheckJob, Connection
+from pollwire.model import SHARDS_MAX, CheckJob, Connection
 
 MINUTE_MS = 60_000
 
@@ -23,10 +23,15 @@ QUIET_SHARE = 10
 #: Seconds that one check of a shard may take: a Lambda timeout of 60 s leaves time to write.
 CHECK_S = 40
 
+SHARD_BITS = (SHARDS_MAX - 1).bit_length()
+
+#: Of a connection's rate, the share of its deltas. Each of their requests is booked in the table.
+DELTAS_SHARE = 0.2
+
 #: How long a validator is trusted without another look.
 DISTRUST_MS = 3_600_000
 
-#: Of a connection's rate, the share of its looks at what is watched, if it has such.
+#: Of what checks may ask, the share of the looks at what is watched, if it has such.
 LOOKS_SHARE = 0.25
 
 #: No wait after failures is longer: a provider that is back must be noticed.
@@ -48,8 +53,12 @@ def checks_due(
     """
     interval_ms = connection.interval_s * 1000
     offset_ms = stable_hash(connection.name) % interval_ms
-    for shard in range(connection.shards):
-        phase_ms = (offset_ms + shard * interval_ms // connection.shards) % interval_ms
+    shards = range(connection.shards)
+    if connection.outages:
+        # Nobody answers: one shard asks for all, another one each time.
+        shards = shards[minute_ms // max(interval_ms, MINUTE_MS) % connection.shards :][:1]
+    for shard in shards:
+        phase_ms = (offset_ms + place_of(shard, interval_ms)) % interval_ms
         if watch_s:
             yield from _looks_due(connection, shard, phase_ms, minute_ms, now_ms, watch_s)
         first_ms = minute_ms + (phase_ms - minute_ms) % interval_ms
@@ -154,7 +163,7 @@ def check_s(job: CheckJob) -> int:
 
 def requests_per_second(connection: Connection, watch_s: int = 0, *, looks: bool = False) -> float:
     """
-    Say how fast one check may ask, so that all checks at work keep to the connection's rate.
+    Say how fast one check may ask, so that all checks at work keep to their share of the rate.
 
     Checks start ``interval_s / shards`` apart and last ``CHECK_S`` at most, so that several of
     them can be at work together.
@@ -166,11 +175,17 @@ def requests_per_second(connection: Connection, watch_s: int = 0, *, looks: bool
     """
     apart_s = connection.interval_s / connection.shards
     together = min(connection.shards, math.ceil(min(CHECK_S, connection.interval_s) / apart_s))
+    checks = connection.requests_per_second * (1 - DELTAS_SHARE)
     if not watch_s or connection.interval_s < 2 * watch_s:
-        return connection.requests_per_second / together
+        return checks / together
     if looks:
-        return connection.requests_per_second * LOOKS_SHARE / connection.shards
-    return connection.requests_per_second * (1 - LOOKS_SHARE) / together
+        return checks * LOOKS_SHARE / connection.shards
+    return checks * (1 - LOOKS_SHARE) / together
+
+
+def deltas_per_second(connection: Connection) -> float:
+    """Say how fast all deltas of a connection together may ask."""
+    return connection.requests_per_second * DELTAS_SHARE
 
 
 def backoff_s(failures: int, interval_s: int, jitter: float, retry_after_s: int = 0) -> int:
@@ -193,6 +208,16 @@ def backoff_s(failures: int, interval_s: int, jitter: float, retry_after_s: int 
     longest_s = min(interval_s * 2.0 ** min(failures - 1, 10), BACKOFF_S_MAX)
     wait_s = math.ceil(longest_s * (0.5 + jitter / 2))
     return max(wait_s, retry_after_s + round(jitter * min(retry_after_s, interval_s)))
+
+
+def place_of(shard: int, interval_ms: int) -> int:
+    """
+    Say how many milliseconds into the interval a shard's place is.
+
+    A shard keeps its place when their number doubles: the new ones are put half way between.
+    """
+    reversed_bits = int(f"{shard:0{SHARD_BITS}b}"[::-1], 2)
+    return reversed_bits * interval_ms >> SHARD_BITS
 
 
 def stable_hash(text: str) -> int:

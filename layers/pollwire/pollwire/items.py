@@ -29,6 +29,29 @@ OUTBOX_BYTES_MAX = 256 * 1024
 KEY_BYTES_MAX = 512
 
 
+#: Attributes of a connection that the stages write.
+NOTED = frozenset({"shards", "accounts", "outages", "watched_until"})
+
+#: Attributes of an account that the stages write.
+STANDING = ("marks", "pending", "was_empty", "watched", "failures", "not_before", "trouble")
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomer:
+    """
+    An account to be registered.
+
+    Attributes:
+        settings: Its own settings, by name.
+
+        credential: Sealed, or ``None``.
+    """
+
+    account: str
+    settings: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    credential: bytes | None = field(default=None, repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """
@@ -194,6 +217,8 @@ def read_connection(item: Item) -> Connection:
         slowest_s=_read_int(item, "slowest_s"),
         requests_per_second=float(item["requests_per_second"]["N"]),
         shards=_read_int(item, "shards"),
+        accounts=_read_int(item, "accounts"),
+        outages=_read_int(item, "outages"),
         paused_until_ms=_read_int(item, "paused_until"),
         watched_until_ms=_read_int(item, "watched_until"),
         settings=_read_map(item, "settings"),
@@ -202,7 +227,7 @@ def read_connection(item: Item) -> Connection:
 
 
 def connection_item(connection: Connection) -> dict[str, Any]:
-    item = {
+    item: dict[str, Any] = {
         **key("connection", connection.name),
         "provider": text(connection.provider),
         "hosts": text(json.dumps(dict(connection.hosts))),
@@ -210,6 +235,8 @@ def connection_item(connection: Connection) -> dict[str, Any]:
         "slowest_s": number(connection.slowest_s),
         "requests_per_second": number(connection.requests_per_second),
         "shards": number(connection.shards),
+        "accounts": number(connection.accounts),
+        "outages": number(connection.outages),
         "paused_until": number(connection.paused_until_ms),
         "watched_until": number(connection.watched_until_ms),
         "settings": text(json.dumps(dict(connection.settings))),
@@ -217,6 +244,54 @@ def connection_item(connection: Connection) -> dict[str, Any]:
     if connection.credential:
         item["credential"] = {"B": connection.credential}
     return item
+
+
+def connection_update(table: str, connection: Connection) -> dict[str, Any]:
+    """Write what an operator decides; what the stages write is set where there is none yet."""
+    item = connection_item(connection)
+    where = {name: item.pop(name) for name in ("pk", "sk")}
+    sets = [
+        f"{name} = if_not_exists({name}, :{name})" if name in NOTED else f"{name} = :{name}"
+        for name in item
+    ]
+    dropped = "" if connection.credential else " REMOVE credential"
+    return {
+        "TableName": table,
+        "Key": where,
+        "UpdateExpression": f"SET {', '.join(sets)}{dropped}",
+        "ExpressionAttributeValues": {f":{name}": value for name, value in item.items()},
+    }
+
+
+def newcomer_item(pk: str, newcomer: Newcomer) -> dict[str, Any]:
+    item = key(pk, newcomer.account)
+    if newcomer.settings:
+        item["settings"] = text(json.dumps(dict(newcomer.settings)))
+    if newcomer.credential:
+        item["credential"] = {"B": newcomer.credential}
+    return item
+
+
+def account_move(table: str, item: Item, pk: str) -> list[dict[str, Any]]:
+    """Put an account's item under another key and delete the old one, if that is as it was read."""
+    held = {name: value for name, value in item.items() if name not in ("pk", "sk")}
+    same = [f"#{n} = :{n}" for n, _ in enumerate(held)]
+    same += [f"attribute_not_exists({name})" for name in STANDING if name not in held]
+    names = {f"#{n}": name for n, name in enumerate(held)}
+    values = {f":{n}": value for n, value in enumerate(held.values())}
+    old: dict[str, Any] = {
+        "TableName": table,
+        "Key": {name: item[name] for name in ("pk", "sk")},
+        "ConditionExpression": " AND ".join(same),
+    }
+    if held:
+        old |= {"ExpressionAttributeNames": names, "ExpressionAttributeValues": values}
+    new = {
+        "TableName": table,
+        "Item": {**item, "pk": text(pk)},
+        "ConditionExpression": "attribute_not_exists(pk)",
+    }
+    return [{"Put": new}, {"Delete": old}]
 
 
 def read_standing(item: Item) -> Standing:

@@ -18,6 +18,9 @@ from typing import Any, Final, NamedTuple
 
 from pollwire.errors import Malformed, Misconfigured, Unasked
 
+#: Of one connection: 8 to 16 million accounts.
+SHARDS_MAX: Final = 16_384
+
 NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -77,7 +80,11 @@ class Connection:
 
         requests_per_second: What all checks of the connection together may ask of the provider.
 
-        shards: Number of shards its accounts are spread over.
+        shards: Number of shards its accounts are spread over, a power of two; it doubles by itself.
+
+        accounts: How many are registered, as far as was counted.
+
+        outages: Checks in a row to which nobody answered; above 0 only one shard is checked.
 
         paused_until_ms: No check before this instant; 0 if it is not paused.
 
@@ -95,6 +102,8 @@ class Connection:
     slowest_s: int = 900
     requests_per_second: float = 50.0
     shards: int = 1
+    accounts: int = 0
+    outages: int = 0
     paused_until_ms: int = 0
     watched_until_ms: int = 0
     settings: Mapping[str, str] = field(default_factory=_nothing)
@@ -117,8 +126,8 @@ class Connection:
             raise Misconfigured("connection.slowest_s: from interval_s to 86400 seconds")
         if not 0 < self.requests_per_second <= 100_000:
             raise Misconfigured("connection.requests_per_second: more than 0, at most 100000")
-        if not 1 <= self.shards <= 10_000:
-            raise Misconfigured("connection.shards: 1 to 10000")
+        if not 1 <= self.shards <= SHARDS_MAX or self.shards & (self.shards - 1):
+            raise Misconfigured(f"connection.shards: 1, 2, 4, 8, ... up to {SHARDS_MAX}")
         require_texts(self.settings, "connection")
 
 

@@ -23,6 +23,7 @@ from pollwire.errors import (
     Forbidden,
     Malformed,
     Misconfigured,
+    NotPublished,
     PollwireError,
     RateLimited,
     Rejected,
@@ -30,10 +31,18 @@ from pollwire.errors import (
     Unasked,
     Unavailable,
 )
+from pollwire.http import SILENT_MIN
 from pollwire.items import Standing
 from pollwire.model import Account, CheckJob, Connection, DeltaJob, Seen, Turn
 from pollwire.providers import Provider
+from pollwire.state import shard_of
 from pollwire.world import Counts, World, watched
+
+#: Accounts of a shard: with more of them a check splits all shards of its connection.
+SHARD_MAX = 1_000
+
+#: Accounts that a check moves to their own shard: a few seconds. The others wait for the next.
+MOVES_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +56,31 @@ class _Poll:
 
 
 def schedule(world: World, minute_ms: int) -> Counts:
-    """Queue a check for every shard that is due within the minute that starts at *minute_ms*."""
+    """
+    Queue a check for every shard that is due within the minute that starts at *minute_ms*.
+
+    Raises:
+        NotPublished: SQS refused some, after all others were sent.
+    """
     now_ms = world.clock()
     connections, broken = world.state.connections()
-    jobs = [
-        job
-        for one in connections
-        for job in due.checks_due(world.paced(one), minute_ms, now_ms, world.watch_s(one))
-    ]
-    sent = world.queues.send_checks(jobs, now_ms)
-    return Counter(connections=len(connections), checks=sent, broken=len(broken))
+    jobs: dict[str, list[CheckJob]] = {name: [] for name in world.providers}
+    counts: Counts = Counter(connections=len(connections), broken=len(broken))
+    for one in connections:
+        if one.provider in jobs:
+            paced, watch_s = world.paced(one), world.watch_s(one)
+            jobs[one.provider] += due.checks_due(paced, minute_ms, now_ms, watch_s)
+        else:
+            counts["broken"] += 1
+    refused: list[NotPublished] = []
+    for provider, queued in jobs.items():
+        try:
+            counts["checks"] += world.queues.send_checks(provider, queued, now_ms)
+        except NotPublished as error:
+            refused.append(error)
+    if refused:
+        raise refused[0]
+    return counts
 
 
 def check(world: World, job: CheckJob) -> Counts:
@@ -78,6 +102,38 @@ def check(world: World, job: CheckJob) -> Counts:
     spent: dict[str, int] = {}
     answers = _answers(world, job, connection, provider, polled, spent)
     counts["polled"] += len(polled)
+    if _is_outage(connection, answers):
+        counts["outage"] += 1
+        world.note_silence(connection)
+        return counts
+    jobs = _note_answers(world, job, connection, provider, polled, answers, spent, counts)
+    counts["deltas"] = world.queues.send_deltas(jobs)
+    counts["spent"] += len(spent)
+    for key, wait_s in spent.items():
+        with suppress(PollwireError):
+            world.rest(job, connection, key, wait_s)
+    return counts
+
+
+def _is_outage(connection: Connection, answers: list[tuple[str, Seen | PollwireError]]) -> bool:
+    """Tell whether nobody answered at all: that is no account's failure, and not written there."""
+    silent = sum(isinstance(answer, Unavailable) for _, answer in answers)
+    unasked = sum(isinstance(answer, Unasked) for _, answer in answers)
+    fewest = 1 if connection.outages else SILENT_MIN
+    return silent >= fewest and silent + unasked == len(answers)
+
+
+def _note_answers(
+    world: World,
+    job: CheckJob,
+    connection: Connection,
+    provider: Provider,
+    polled: Mapping[str, _Poll],
+    answers: list[tuple[str, Seen | PollwireError]],
+    spent: dict[str, int],
+    counts: Counts,
+) -> list[DeltaJob]:
+    """Write what the answers say, account by account; name the delta jobs that they make."""
     jobs: list[DeltaJob] = []
     for key, answer in answers:
         poll = polled[key]
@@ -89,12 +145,9 @@ def check(world: World, job: CheckJob) -> Counts:
             if isinstance(error, RateLimited) and spent.get(key, 0) <= error.retry_after_s:
                 spent.pop(key, None)  # It is left alone for as long already.
         jobs += _delta_jobs(job, provider, poll, pending)
-    counts["spent"] += len(spent)
-    counts["deltas"] = world.queues.send_deltas(jobs)
-    for key, wait_s in spent.items():
-        with suppress(PollwireError):
-            world.rest(job, connection, key, wait_s)
-    return counts
+    if connection.outages and not all(isinstance(answer, Unasked) for _, answer in answers):
+        world.state.note_answered(connection.name)
+    return jobs
 
 
 def _answers(
@@ -159,7 +212,7 @@ def _due_accounts(
     polled: dict[str, _Poll] = {}
     standings, broken = world.state.shard(job.connection, job.shard)
     counts["broken"] += len(broken)
-    for standing in _turned(standings, job):
+    for standing in _turned(_settled(world, job, connection, standings, counts), job):
         if standing.paused or standing.not_before_ms > now_ms:
             continue
         seen = marks.unpack(standing.marks, now_ms, overlap_s)
@@ -185,6 +238,36 @@ def _due_accounts(
             seen = replace(seen, etag="", modified="")
         polled[standing.account] = _Poll(standing, account, seen, full)
     return polled
+
+
+def _settled(
+    world: World,
+    job: CheckJob,
+    connection: Connection,
+    standings: list[Standing],
+    counts: Counts,
+) -> list[Standing]:
+    """
+    Move accounts that belong to another shard, since there are more; return those that stay.
+
+    Where too many belong, all shards of the connection are split: the next checks move them.
+    """
+    if job.after_s or (connection.shards == 1 and len(standings) <= SHARD_MAX):
+        return standings
+    stay: list[Standing] = []
+    own = 0
+    for standing in standings:
+        shard = shard_of(standing.account, connection.shards)
+        own += shard == job.shard
+        if shard != job.shard and counts["moved"] < MOVES_MAX:
+            with suppress(PollwireError):
+                if world.state.move_account(job.connection, standing.account, job.shard, shard):
+                    counts["moved"] += 1
+                    continue
+        stay.append(standing)
+    if own > SHARD_MAX:
+        world.state.grow(job.connection, 2 * connection.shards)
+    return stay
 
 
 def _full(standing: Standing, provider: Provider, job: CheckJob) -> frozenset[str]:
@@ -297,8 +380,13 @@ def delta(world: World, job: DeltaJob, remaining_ms: Callable[[], int]) -> Count
             soon. Nothing is lost by giving it up, either.
     """
     connection = world.state.connection(job.connection)
+    if connection is None:
+        return Counter(removed=1)
     standing = world.state.account(job.connection, job.shard, job.account)
-    if connection is None or standing is None:
+    if standing is None and (found := world.state.find_account(connection, job.account)):
+        # Moved since it was queued.
+        job, standing = replace(job, shard=found[0]), found[1]
+    if standing is None:
         return Counter(removed=1)
     try:
         work = Delta(world, job, connection, standing, remaining_ms)

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
 
 from pollwire import marks
 from pollwire.due import delay_s
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 
 BATCH_MAX = 10  # SQS and SNS
 
+#: So many batches are sent side by side: what takes time is to wait for the answers.
+MANY, THREADS = 20, 8
+
 #: SNS takes 256 KiB a batch; the rest is for attributes.
 BATCH_BYTES_MAX = 255 * 1024
 ATTRIBUTE_BYTES = 1024
@@ -31,7 +37,7 @@ class Queues:
     The queues between the stages.
 
     Args:
-        checks_url: URL of the queue of checks.
+        checks_url: URL of a provider's queue of checks, with ``{provider}`` in it.
 
         deltas_url: URL of a stream's queue of delta jobs, with ``{stream}`` in it.
     """
@@ -41,9 +47,9 @@ class Queues:
         self._checks_url = checks_url
         self._deltas_url = deltas_url
 
-    def send_checks(self, jobs: Iterable[CheckJob], now_ms: int) -> int:
+    def send_checks(self, provider: str, jobs: Iterable[CheckJob], now_ms: int) -> int:
         """
-        Queue checks, each for the instant it is due; return how many.
+        Queue checks of a provider's accounts, each for the instant it is due; return how many.
 
         Raises:
             NotPublished: Some were refused, after all others were sent.
@@ -52,7 +58,11 @@ class Queues:
             {"MessageBody": json.dumps(asdict(job)), "DelaySeconds": delay_s(job, now_ms)}
             for job in jobs
         )
-        return self._send(self._checks_url, entries)
+        try:
+            return self._send(self._checks_url.format(provider=provider), entries)
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            raise NotPublished(f"SQS refused the checks of {provider}: {code}") from error
 
     def send_deltas(self, jobs: Iterable[DeltaJob]) -> int:
         """
@@ -72,12 +82,19 @@ class Queues:
         )
 
     def _send(self, url: str, entries: Iterable[dict[str, Any]]) -> int:
-        sent, refused = 0, 0
-        for batch in _batches(entries):
+        def send(batch: list[dict[str, Any]]) -> tuple[int, int]:
             numbered: Any = [{"Id": str(number), **entry} for number, entry in enumerate(batch)]
             answer = self._client.send_message_batch(QueueUrl=url, Entries=numbered)
-            refused += len(answer.get("Failed", ()))
-            sent += len(answer.get("Successful", ()))
+            return len(answer.get("Successful", ())), len(answer.get("Failed", ()))
+
+        batches = list(_batches(entries))
+        if len(batches) < MANY:
+            answers = list(map(send, batches))
+        else:
+            with ThreadPoolExecutor(THREADS) as pool:
+                answers = list(pool.map(send, batches))
+        sent = sum(taken for taken, _ in answers)
+        refused = sum(left for _, left in answers)
         if refused:
             raise NotPublished(f"SQS refused {refused} of {refused + sent} messages")
         return sent

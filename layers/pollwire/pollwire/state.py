@@ -3,12 +3,13 @@ One DynamoDB table.
 
     pk                       sk         what
     connection               <name>     provider, hosts, interval_s, slowest_s, shards,
-                                        paused_until, watched_until, requests_per_second,
-                                        settings, credential
+                                        accounts, outages, paused_until, watched_until,
+                                        requests_per_second, settings, credential
     shard#<connection>#<n>   <account>  marks, pending, was_empty, watched, failures,
                                         not_before, standing, trouble, settings, credential,
                                         listed_<stream>
     token#<connection>       <account>  sealed, claimed_until; * is for all accounts
+    rate#<connection>        *          next_at
     stream#<connection>#<account>#<stream>
                              cursor     version, reached, previous, place, drain, outbox,
                                         seq, drained_at, reconciled_at, trouble, trouble_at,
@@ -22,9 +23,8 @@ expressions need no aliases.
 
 from __future__ import annotations
 
-import json
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import wraps
@@ -36,11 +36,14 @@ from pollwire.errors import Conflict, Malformed, Misconfigured, Retryable, Unask
 from pollwire.items import (
     LISTED,
     Item,
+    Newcomer,
     Standing,
     StreamState,
-    connection_item,
+    account_move,
+    connection_update,
     cursor_update,
     key,
+    newcomer_item,
     number,
     read_connection,
     read_record,
@@ -55,6 +58,7 @@ from pollwire.model import (
     ACCOUNT_ID,
     NOTHING,
     RENEWAL_MS,
+    SHARDS_MAX,
     Connection,
     DeltaJob,
     Record,
@@ -75,6 +79,13 @@ WATCHED_CHARS_MAX = 200
 
 #: DynamoDB's limit of keys a batch read.
 BATCH_GET_MAX = 100
+
+#: DynamoDB's limit of actions a transaction.
+TRANSACTION_MAX = 100
+
+#: Accounts of a shard, on average, above which their number is doubled: by chance, one of many
+#: shards has some hundred more. A check reads a shard in one call, if its items are 1 KB.
+SHARD_ACCOUNTS = 850
 
 
 def _unblamed(call: Callable[P, R]) -> Callable[P, R]:
@@ -116,8 +127,62 @@ class State:
         return read_connection(item) if item else None
 
     def put_connection(self, connection: Connection) -> None:
-        """Write a connection, new or known."""
-        self._client.put_item(TableName=self._table, Item=connection_item(connection))
+        """
+        Write a connection, new or known.
+
+        What the stages write themselves (shards, pauses, counts) stays as it is where it is known.
+        """
+        self._client.update_item(**connection_update(self._table, connection))
+
+    def grow(self, connection: str, shards: int) -> None:
+        """Spread a connection over so many shards, if it has fewer; checks move its accounts."""
+        with suppress(self._client.exceptions.ConditionalCheckFailedException):
+            self._client.update_item(
+                TableName=self._table,
+                Key=key("connection", connection),
+                UpdateExpression="SET shards = :shards",
+                ConditionExpression="attribute_exists(pk) AND shards < :shards",
+                ExpressionAttributeValues={":shards": number(shards)},
+            )
+
+    def make_room(self, connection: str, more: int) -> int:
+        """
+        Have shards for so many more accounts at once; return the number of shards.
+
+        Raises:
+            Misconfigured: There is no such connection.
+        """
+        found = self.connection(connection)
+        if found is None:
+            raise Misconfigured(f"connection {connection}: there is none; add it first")
+        wanted = shards_for(found.accounts + more)
+        if wanted > found.shards:
+            self.grow(connection, wanted)
+        return max(found.shards, wanted)
+
+    def _count_accounts(self, connection: str, more: int) -> int:
+        """
+        Count accounts that come or go, and have room for them; return the number of shards.
+
+        Raises:
+            Misconfigured: There is no such connection.
+        """
+        try:
+            answer = self._client.update_item(
+                TableName=self._table,
+                Key=key("connection", connection),
+                UpdateExpression="ADD accounts :more",
+                ConditionExpression="attribute_exists(pk)",
+                ExpressionAttributeValues={":more": number(more)},
+                ReturnValues="ALL_NEW",
+            )
+        except self._client.exceptions.ConditionalCheckFailedException as error:
+            raise Misconfigured(f"connection {connection}: there is none; add it first") from error
+        grown = read_connection(answer["Attributes"])
+        wanted = shards_for(grown.accounts)
+        if wanted > grown.shards:
+            self.grow(connection, wanted)
+        return max(grown.shards, wanted)
 
     # Accounts
 
@@ -133,25 +198,125 @@ class State:
         Register an account.
 
         Raises:
-            Misconfigured: It is registered already, its id is none that keys can hold, or a
-                setting is no text.
+            Misconfigured: It is registered already, its id is none that keys can hold, a
+                setting is no text, or there is no such connection.
         """
-        require_texts(settings, "account")
-        if not ACCOUNT_ID.fullmatch(account):
-            raise Misconfigured("account id: 1 to 200 letters, digits and any of . _ @ + : ~ = -")
-        item = key(f"shard#{connection.name}#{shard_of(account, connection.shards)}", account)
-        if settings:
-            item["settings"] = text(json.dumps(dict(settings)))
-        if credential:
-            item["credential"] = {"B": credential}
-        try:
-            self._client.put_item(
-                TableName=self._table, Item=item, ConditionExpression="attribute_not_exists(pk)"
+        for reason in self.add_accounts(connection, [Newcomer(account, settings, credential)]):
+            raise reason
+
+    def add_accounts(
+        self, connection: Connection, newcomers: Iterable[Newcomer]
+    ) -> list[Misconfigured]:
+        """
+        Register accounts, a hundred a call; shards are made for them as they are needed.
+
+        Returns:
+            Why some were refused; the others are registered.
+
+        Raises:
+            Retryable: DynamoDB refuses; those before may be registered.
+
+            Misconfigured: There is no such connection.
+        """
+        wanted, refused = _sorted_out(connection.name, newcomers)
+        shards = self.make_room(connection.name, len(wanted))
+        for batch in _batched(list(wanted.values()), TRANSACTION_MAX):
+            known = self._registered(connection.name, [one.account for one in batch], shards)
+            fresh = [one for one in batch if one.account not in known]
+            shards = self._count_accounts(connection.name, len(fresh))
+            known |= self._put_accounts(connection.name, shards, fresh)
+            taken = len(fresh) - sum(one.account not in known for one in fresh)
+            if taken:
+                self._count_accounts(connection.name, -taken)
+            refused += [_refusal(connection.name, one, "registered already") for one in known]
+        return refused
+
+    def _put_accounts(self, connection: str, shards: int, fresh: Sequence[Newcomer]) -> set[str]:
+        """Write new accounts; return those that somebody else has registered meanwhile."""
+        known: set[str] = set()
+        while left := [one for one in fresh if one.account not in known]:
+            puts: Any = [
+                {
+                    "Put": {
+                        "TableName": self._table,
+                        "Item": newcomer_item(
+                            _shard_pk(connection, shard_of(one.account, shards)), one
+                        ),
+                        "ConditionExpression": "attribute_not_exists(pk)",
+                    }
+                }
+                for one in left
+            ]
+            try:
+                self._client.transact_write_items(TransactItems=puts)
+            except self._client.exceptions.TransactionCanceledException as error:
+                reasons = error.response.get("CancellationReasons", [])
+                codes = [reason.get("Code", "None") for reason in reasons]
+                taken = {
+                    one.account
+                    for one, code in zip(left, codes, strict=False)
+                    if code == "ConditionalCheckFailed"
+                }
+                if not taken:
+                    raise Retryable(
+                        f"DynamoDB refused to register accounts: {sorted(set(codes))}"
+                    ) from error
+                known |= taken
+            else:
+                return known
+        return known
+
+    def _registered(self, connection: str, accounts: Sequence[str], shards: int) -> set[str]:
+        """Tell which of these accounts a connection has, in whichever of its shards."""
+        places = [(one, shard) for one in accounts for shard in shards_before(one, shards)]
+        keys = [key(_shard_pk(connection, shard), one) for one, shard in places]
+        return {item["sk"]["S"] for item in self._batch_get(keys)}
+
+    def find_account(self, connection: Connection, account: str) -> tuple[int, Standing] | None:
+        """Find an account and its shard; one of an earlier number of shards may still hold it."""
+        for shard in shards_before(account, connection.shards):
+            standing = self.account(connection.name, shard, account)
+            if standing:
+                return shard, standing
+        return None
+
+    def remove_account(self, connection: Connection, account: str) -> bool:
+        """Remove an account, so that it is polled no more; false if there is none."""
+        for shard in shards_before(account, connection.shards):
+            answer = self._client.delete_item(
+                TableName=self._table,
+                Key=key(_shard_pk(connection.name, shard), account),
+                ReturnValues="ALL_OLD",
             )
-        except self._client.exceptions.ConditionalCheckFailedException as error:
-            raise Misconfigured(
-                f"account {connection.name}/{account} is registered already"
-            ) from error
+            if answer.get("Attributes"):
+                self._client.delete_item(
+                    TableName=self._table, Key=key(f"token#{connection.name}", account)
+                )
+                self._count_accounts(connection.name, -1)
+                return True
+        return False
+
+    def move_account(self, connection: str, account: str, old: int, new: int) -> bool:
+        """
+        Move an account to the shard it belongs to, just as it is; false if it changed meanwhile.
+
+        One that is there already stays as it is there.
+        """
+        item = self._get(_shard_pk(connection, old), account)
+        if item is None:
+            return False
+        try:
+            actions: Any = account_move(self._table, item, _shard_pk(connection, new))
+            self._client.transact_write_items(TransactItems=actions)
+        except self._client.exceptions.TransactionCanceledException as error:
+            reasons = error.response.get("CancellationReasons") or [{}]
+            if reasons[0].get("Code") != "ConditionalCheckFailed":
+                return False
+            # It was registered once more while the shards were being split.
+            self._client.delete_item(
+                TableName=self._table, Key=key(_shard_pk(connection, old), account)
+            )
+        return True
 
     def shard(self, connection: str, shard: int) -> tuple[list[Standing], list[str]]:
         """
@@ -161,7 +326,7 @@ class State:
             The accounts, and the names of those that cannot be read.
         """
         standings, broken = [], []
-        for item in self._query(f"shard#{connection}#{shard}", consistent=False):
+        for item in self._query(_shard_pk(connection, shard), consistent=False):
             try:
                 standings.append(read_standing(item))
             except (KeyError, ValueError, TypeError, AttributeError):
@@ -170,7 +335,7 @@ class State:
 
     def account(self, connection: str, shard: int, account: str) -> Standing | None:
         """Read an account, or ``None`` if it was removed."""
-        item = self._get(f"shard#{connection}#{shard}", account)
+        item = self._get(_shard_pk(connection, shard), account)
         return read_standing(item) if item else None
 
     def note_step(self, connection: str, shard: int, account: str, step: Step) -> None:
@@ -278,6 +443,75 @@ class State:
             code = error.response["Error"]["Code"]
             raise Retryable(f"DynamoDB refused to write connection {connection}: {code}") from error
 
+    def note_outage(self, connection: Connection, until_ms: int) -> None:
+        """Count a check that nobody answered, and check nothing before an instant, once for all."""
+        with suppress(self._client.exceptions.ConditionalCheckFailedException):
+            self._client.update_item(
+                TableName=self._table,
+                Key=key("connection", connection.name),
+                UpdateExpression="SET outages = :more, paused_until = :until",
+                ConditionExpression=(
+                    "attribute_exists(pk) AND (attribute_not_exists(outages) OR outages = :read)"
+                    " AND (attribute_not_exists(paused_until) OR paused_until < :until)"
+                ),
+                ExpressionAttributeValues={
+                    ":read": number(connection.outages),
+                    ":more": number(connection.outages + 1),
+                    ":until": number(until_ms),
+                },
+            )
+
+    def note_answered(self, connection: str) -> None:
+        """Forget outages: somebody answers again."""
+        with suppress(self._client.exceptions.ConditionalCheckFailedException):
+            self._client.update_item(
+                TableName=self._table,
+                Key=key("connection", connection),
+                UpdateExpression="SET outages = :none",
+                ConditionExpression="attribute_exists(pk)",
+                ExpressionAttributeValues={":none": number(0)},
+            )
+
+    def book(self, connection: str, apart_ms: int, now_ms: int, latest_ms: int) -> int:
+        """
+        Book an instant for a request that no check makes; return it.
+
+        Args:
+            apart_ms: Milliseconds between two of them.
+
+            latest_ms: It must not be later.
+
+        Raises:
+            Unasked: All instants before that are taken.
+        """
+        where: Any = {"TableName": self._table, "Key": key(f"rate#{connection}", SHARED)}
+        refused = self._client.exceptions.ConditionalCheckFailedException
+        with suppress(refused):
+            self._client.update_item(
+                **where,
+                UpdateExpression="SET next_at = :next",
+                ConditionExpression="attribute_not_exists(next_at) OR next_at < :now",
+                ExpressionAttributeValues={
+                    ":next": number(now_ms + apart_ms),
+                    ":now": number(now_ms),
+                },
+            )
+            return now_ms
+        with suppress(refused):
+            answer = self._client.update_item(
+                **where,
+                UpdateExpression="SET next_at = next_at + :apart",
+                ConditionExpression="next_at >= :now AND next_at <= :latest",
+                ExpressionAttributeValues={
+                    ":apart": number(apart_ms),
+                    ":now": number(now_ms),
+                    ":latest": number(latest_ms),
+                },
+                ReturnValues="UPDATED_NEW",
+            )
+            return int(answer["Attributes"]["next_at"]["N"]) - apart_ms
+        raise Unasked("the connection's rate is used up by other deltas")
+
     def ask_again(self, job: DeltaJob, element: str) -> None:
         """
         Make a stream pending again: something in it must be seen once more.
@@ -371,7 +605,7 @@ class State:
         try:
             self._client.update_item(
                 TableName=self._table,
-                Key=key(f"shard#{connection}#{shard}", account),
+                Key=key(_shard_pk(connection, shard), account),
                 UpdateExpression=expression,
                 ConditionExpression=f"attribute_exists(pk){condition}",
                 ExpressionAttributeValues=values,
@@ -555,6 +789,57 @@ class State:
 def shard_of(account: str, shards: int) -> int:
     """Pick an account's shard."""
     return zlib.crc32(account.encode()) % shards
+
+
+def shards_before(account: str, shards: int) -> list[int]:
+    """Name the shard of an account, and those that were it when there were fewer shards."""
+    found = [shard_of(account, shards)]
+    while shards > 1:
+        shards //= 2
+        if (shard := shard_of(account, shards)) != found[-1]:
+            found.append(shard)
+    return found
+
+
+def shards_for(accounts: int) -> int:
+    """Say over how many shards so many accounts are spread: a power of two."""
+    wanted = -(-accounts // SHARD_ACCOUNTS)
+    return min(1 << max(wanted - 1, 0).bit_length(), SHARDS_MAX)
+
+
+def _sorted_out(
+    connection: str, newcomers: Iterable[Newcomer]
+) -> tuple[dict[str, Newcomer], list[Misconfigured]]:
+    """Take out what cannot be registered."""
+    wanted: dict[str, Newcomer] = {}
+    refused: list[Misconfigured] = []
+    for one in newcomers:
+        try:
+            require_texts(one.settings, "account")
+            if not ACCOUNT_ID.fullmatch(one.account):
+                raise Misconfigured(
+                    "account id: 1 to 200 letters, digits and any of . _ @ + : ~ = -"
+                )
+        except Misconfigured as error:
+            refused.append(error)
+            continue
+        if one.account in wanted:
+            refused.append(_refusal(connection, one.account, "given twice"))
+        else:
+            wanted[one.account] = one
+    return wanted, refused
+
+
+def _batched(things: Sequence[Newcomer], size: int) -> Iterator[Sequence[Newcomer]]:
+    return (things[first : first + size] for first in range(0, len(things), size))
+
+
+def _refusal(connection: str, account: str, reason: str) -> Misconfigured:
+    return Misconfigured(f"account {connection}/{account} is {reason}")
+
+
+def _shard_pk(connection: str, shard: int) -> str:
+    return f"shard#{connection}#{shard}"
 
 
 def _stream_pk(job: DeltaJob) -> str:

@@ -39,7 +39,7 @@ class Settings:
     Attributes:
         table_name: The state table.
 
-        checks_queue_url: Queue of checks.
+        checks_queue_url: Queue of a provider's checks, with ``{provider}`` for its name.
 
         deltas_queue_url: Queue of delta jobs, with ``{stream}`` in the place of the stream's name.
 
@@ -96,6 +96,7 @@ def build(settings: Settings) -> World:
         providers=providers,
         clock=clock,
         jitter=random.SystemRandom().random,
+        sleep=time.sleep,
     )
 
 

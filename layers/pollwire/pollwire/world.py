@@ -5,6 +5,7 @@ What the stages work with.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -44,6 +45,8 @@ class World:
 
         jitter: A random number from 0 to 1.
 
+        sleep: Waits for so many seconds.
+
         tokens: By connection, owner and credential, as long as the container lives.
     """
 
@@ -56,6 +59,7 @@ class World:
     providers: Mapping[str, Provider]
     clock: Callable[[], int]
     jitter: Callable[[], float]
+    sleep: Callable[[float], None]
     tokens: dict[tuple[str, str, bytes], Token] = field(default_factory=dict)
 
     def provider(self, connection: Connection) -> Provider:
@@ -180,6 +184,24 @@ class World:
             self.clock() + wait_s * 1000,
             describe(error),
         )
+
+    def note_silence(self, connection: Connection) -> None:
+        """Ask nothing more over a connection whose provider does not answer, longer each time."""
+        wait_s = due.backoff_s(connection.outages + 1, connection.interval_s, self.jitter())
+        self.state.note_outage(connection, self.clock() + wait_s * 1000)
+
+    def await_turn(self, connection: Connection, patience_ms: int) -> None:
+        """
+        Wait until a request that no check makes is within the connection's rate.
+
+        Raises:
+            Unasked: That is more than *patience_ms* from now.
+        """
+        apart_ms = math.ceil(1000 / due.deltas_per_second(connection))
+        now_ms = self.clock()
+        at_ms = self.state.book(connection.name, apart_ms, now_ms, now_ms + patience_ms)
+        if at_ms > now_ms:
+            self.sleep((at_ms - now_ms) / 1000)
 
     def rest(
         self, job: CheckJob | DeltaJob, connection: Connection, account: str, wait_s: int

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pollwire.errors import PollwireError
 from pollwire.http.answers import failure_of, retry_after_s, spent
 from pollwire.http.hosts import Hosts, Origin, public
-from pollwire.http.limits import Limits
+from pollwire.http.limits import SILENT_MIN, Limits
 from pollwire.http.runs import Pace, Run
 from pollwire.model import Checking, Request, Response, Seen
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pollwire.http.deltas import Deltas
 
 __all__ = [
+    "SILENT_MIN",
     "Hosts",
     "Http",
     "Limits",

@@ -11,6 +11,10 @@ USER_AGENT: Final = "Pollwire"
 MIB: Final = 1024 * 1024
 
 
+#: So many requests without any answer are no account's trouble, but the provider's.
+SILENT_MIN = 20
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """

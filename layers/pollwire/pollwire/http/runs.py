@@ -26,6 +26,7 @@ from pollwire.errors import (
 )
 from pollwire.http import answers
 from pollwire.http.hosts import Hosts
+from pollwire.http.limits import SILENT_MIN
 from pollwire.http.poll import Poll
 from pollwire.model import Checking, Request, Response, Seen
 
@@ -85,7 +86,9 @@ class Run(Generic[K]):
 
         spent: By key, the seconds that a check's answers asked to be left alone for.
 
-        halted: The shared budget is used up.
+        halted: Why nothing more is asked: the shared budget is used up, or nobody answers.
+
+        silent: Requests that nobody answered, as long as none was answered.
 
         grace_s: Time that the last answers have.
     """
@@ -99,7 +102,8 @@ class Run(Generic[K]):
     waiting: deque[Poll[K]] = field(default_factory=deque)
     shared: bool = False
     spent: dict[K, int] = field(default_factory=dict)
-    halted: bool = False
+    halted: str = ""
+    silent: int | None = 0
     grace_s: float = 0.0
 
     @property
@@ -137,7 +141,7 @@ class Run(Generic[K]):
 
     def _start(self) -> Iterator[tuple[K, Seen | PollwireError]]:
         if self.halted:
-            yield from self._unasked("the budget that all share is used up")
+            yield from self._unasked(self.halted)
         while self.engine.idle:
             now_s = time.monotonic()
             if now_s >= self.last_start_s or self.pace.wait_s(now_s) > 0:
@@ -173,16 +177,29 @@ class Run(Generic[K]):
 
     def _note(self, poll: Poll[K], answer: Response | PollwireError) -> Mapping[str, int]:
         """Note what an answer says of rate budgets; return those that this check has used up."""
+        self._listen(answer)
         if isinstance(answer, RateLimited) and not poll.request.budget:
             # Whether the check makes an error of it or not.
-            self.spent[poll.key] = answer.retry_after_s
-            self.halted |= self.shared
+            self._spend(poll.key, answer.retry_after_s)
         if not isinstance(answer, Response) or not answer.spent_s:
             return poll.spent
         if not poll.request.budget:
-            self.spent[poll.key] = answer.spent_s
-            self.halted |= self.shared
+            self._spend(poll.key, answer.spent_s)
         return {**poll.spent, poll.request.budget: answer.spent_s}
+
+    def _spend(self, key: K, wait_s: int) -> None:
+        self.spent[key] = wait_s
+        if self.shared:
+            self.halted = "the budget that all share is used up"
+
+    def _listen(self, answer: Response | PollwireError) -> None:
+        """Ask no more of a provider that does not answer at all: its turn is others' time."""
+        if not isinstance(answer, Unavailable):
+            self.silent = None
+        elif self.silent is not None:
+            self.silent += 1
+            if self.silent >= SILENT_MIN:
+                self.halted = "nobody answers"
 
     def _advance(
         self,
