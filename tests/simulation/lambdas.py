@@ -151,7 +151,6 @@ class Lambda:
         self.world, self.providers, self.hosts, self._http = world, providers, hosts, http
         self.logs = io.StringIO()
         self.is_loud = False
-        self.ticks: list[int] = []
         self._warm: dict[str, list[Container]] = defaultdict(list)
         self._made: list[tuple[Kind, ModuleType]] = []
         self._at_work: set[str] = set()
@@ -237,10 +236,10 @@ class Lambda:
         module.world = lambda: container.pollwire  # type: ignore[attr-defined]
         if spec.queue:
             name = f"read_{spec.stage}"
-            setattr(module, name, self._noting(getattr(queues, name)))
+            setattr(module, name, self._reading(getattr(queues, name)))
         return container
 
-    def _noting(self, read: Callable[[str], Any]) -> Callable[[str], Any]:
+    def _reading(self, read: Callable[[str], Any]) -> Callable[[str], Any]:
         """Note which of its jobs an invocation is at work for."""
 
         def noted(body: str) -> Any:

@@ -161,10 +161,10 @@ CHANGES: list[tuple[str, Any, Callable[[Deployed], Any], Any]] = [
      lambda is_: is_.subscriptions[0].dead_letter_senders, frozenset()),
     ("Subscriber.KmsMasterKeyId", {"Ref": "Key"},
      lambda is_: is_.subscriptions[0].senders, frozenset()),
-    ("Checks.KmsMasterKeyId", {"Ref": "Key"},
-     lambda is_: is_.queues["pollwire-checks"].key_arn, deployed().key_arn),
-    ("Checks.KmsMasterKeyId", {"Ref": "Key"},
-     lambda is_: [action for action, *_ in mapping_needs(is_.functions["pollwire-check"], is_)],
+    ("ChecksYoumail.KmsMasterKeyId", {"Ref": "Key"},
+     lambda is_: is_.queues[CHECKS].key_arn, deployed().key_arn),
+    ("ChecksYoumail.KmsMasterKeyId", {"Ref": "Key"},
+     lambda is_: [action for action, *_ in mapping_needs(is_.functions[CHECK], is_)],
      ["sqs:ReceiveMessage", "kms:Decrypt", "sqs:DeleteMessage", "sqs:GetQueueAttributes"]),
 ]  # fmt: skip
 

@@ -341,12 +341,15 @@ class World:
                     watcher(*at, before, self._progress(at))
             self._note(operation, params)
             if service == "sqs":
-                self.touched.add(params["QueueUrl"].rpartition("/")[2])
-            if operation == "SendMessageBatch":
-                self._poison(params["QueueUrl"])
+                self._touch(operation, params["QueueUrl"])
             return answer
 
         return self.step(f"{service}.{operation}", effect, error)
+
+    def _touch(self, operation: str, url: str) -> None:
+        self.touched.add(url.rpartition("/")[2])
+        if operation == "SendMessageBatch":
+            self._poison(url)
 
     def _note(self, operation: str, params: Mapping[str, Any]) -> None:
         """Count what is worth to have been reached."""
