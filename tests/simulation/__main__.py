@@ -24,8 +24,8 @@ from tests.simulation.scenario import Run
 from tests.simulation.stories import STORIES
 from tests.simulation.world import FAULTS
 
-#: Families of scenarios, and how many of eight runs are of them.
-MIX = ("swarm", "swarm", "swarm", "swarm", "swarm", "paged", "calm", "neighbours")
+#: Families of scenarios, and how many of sixteen runs are of them.
+MIX = (*["swarm"] * 9, *["paged"] * 2, *["calm"] * 2, *["neighbours"] * 2, "outage")
 
 #: Failures that are printed; the others are counted.
 SHOWN = 20

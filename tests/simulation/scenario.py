@@ -29,6 +29,7 @@ from pollwire.errors import (
     Unavailable,
 )
 from pollwire.http import Hosts
+from pollwire.http.limits import Limits
 from pollwire.model import Connection, Request, Response
 from pollwire.providers import intelli, kirimdev, registered, ringcentral, youmail
 from pollwire.world import World as Pollwire
@@ -36,6 +37,7 @@ from pollwire.world import World as Pollwire
 from tests.integration.system import Http
 from tests.simulation.deployed import deployed
 from tests.simulation.lambdas import MINUTE_MS, NEVER_MS, Lambda
+from tests.simulation.pace import Pace, owner
 from tests.simulation.upstream import CANARY, UPSTREAMS, Member, Told, Upstream
 from tests.simulation.world import FAULTS, START_MS, Broken, Knobs, World
 
@@ -76,8 +78,14 @@ class Scenario:
 
         backfill: What there is at first is told.
 
-        sick: What becomes of every request of one account, for ever: ``refused``, ``odd`` or
-            ``silent``; empty for an account that is well.
+        sick: What becomes of every request of one account: one of ``SICKNESSES``; empty for an
+            account that is well.
+
+        everywhere: It becomes of all accounts of the first provider.
+
+        recovers: Who is sick is well again when healing begins, and every promise holds then.
+
+        tight: What a provider lets an account ask is used up soon.
 
         removes: One account is removed in the midst of it all.
 
@@ -101,14 +109,26 @@ class Scenario:
     removes: bool = False
     watches: bool = False
     small: bool = False
+    everywhere: bool = False
+    recovers: bool = False
+    tight: bool = False
     knobs: Knobs = field(default_factory=Knobs)
 
     @property
     def is_calm(self) -> bool:
-        """Nothing goes wrong and nothing is listed by the clock: what happens must be told soon."""
+        """
+        Nothing is listed by the clock, and who is well has no trouble: what happens to them must be
+        told soon.
+        """
         knobs = self.knobs
-        troubled = knobs.fault or knobs.lost or knobs.late or knobs.refused or self.sick
-        return not (troubled or self.reconciles)
+        troubled = knobs.fault or knobs.lost or knobs.late or knobs.refused
+        return not (troubled or self.tight or self.recovers or self.reconciles)
+
+    @property
+    def is_faultless(self) -> bool:
+        """Nobody has any trouble, no two do the same thing, and everything has its size."""
+        twice = self.knobs.twice or self.knobs.doubled or self.knobs.stale
+        return self.is_calm and not (self.sick or self.small or twice)
 
 
 def calm(seed: int) -> Scenario:
@@ -129,10 +149,34 @@ def calm(seed: int) -> Scenario:
 
 
 def neighbours(seed: int) -> Scenario:
-    """Draw a scenario of two accounts, one of which is sick or is removed."""
+    """Draw a scenario of neighbours, some of which are sick or one of which is removed."""
     chance = random.Random(f"neighbours {seed}")  # not what the run itself draws from
-    sick = chance.choice(("refused", "odd", "silent", ""))
-    return replace(swarm(seed), accounts=2, sick=sick, removes=not sick)
+    sick = chance.choice((*SICKNESSES, ""))
+    # One that is sick may be the only trouble that there is.
+    given = (calm if sick and chance.random() < 0.5 else swarm)(seed)
+    if sick and chance.random() < 0.5:
+        names = [upstream.name for upstream in UPSTREAMS]
+        return replace(
+            given,
+            upstreams=tuple(chance.sample(names, 2)),
+            accounts=chance.choice((1, 2)),
+            mutations=given.mutations + 2,
+            sick=sick,
+            everywhere=True,
+        )
+    return replace(given, accounts=2, sick=sick, removes=not sick)
+
+
+def outage(seed: int) -> Scenario:
+    """Draw a scenario in which a provider fails for long, and is well again."""
+    chance = random.Random(f"outage {seed}")  # not what the run itself draws from
+    return replace(
+        calm(seed),
+        minutes=chance.choice((4, 8, 16, 40)),
+        sick=chance.choice(tuple(SICKNESSES)),
+        everywhere=True,
+        recovers=True,
+    )
 
 
 def swarm(seed: int) -> Scenario:
@@ -154,7 +198,7 @@ def swarm(seed: int) -> Scenario:
         refused=sometimes(0.2),
     )
     is_large = chance.random() < 0.01
-    return Scenario(
+    given = Scenario(
         seed,
         upstreams=tuple(chance.sample(names, chance.choice((1, 2)) if is_large else 1)),
         accounts=chance.choice((1, 2)) if is_large else 1,
@@ -168,6 +212,10 @@ def swarm(seed: int) -> Scenario:
         watches=chance.random() < 0.1,
         knobs=knobs,
     )
+    if chance.random() < 0.1:
+        names = [chance.choice(("ringcentral", "kirimdev"))]
+        return replace(given, tight=True, upstreams=tuple(names), accounts=2, watches=False)
+    return given
 
 
 def paged(seed: int) -> Scenario:
@@ -194,11 +242,18 @@ SIZES = (
     (marks, "PENDING_PER_STREAM_MAX", 2),
 )
 
-SICKNESSES: dict[str, PollwireError] = {
+#: What every request of who is sick ends with. One that is silent takes as long as we wait.
+SICKNESSES: dict[str, PollwireError | bytes] = {
     "refused": Rejected("sim: 401"),
     "odd": Malformed("sim: an odd answer"),
+    "slow down": RateLimited("sim: 429", retry_after_s=100),
     "silent": Unavailable("sim: no answer"),
+    "nested": b"[" * 20_000,
+    "endless": b"9" * 20_000,
 }
+
+#: A request takes so long at most.
+DEADLINE_MS = int(Limits().request_s * 1000)
 
 
 class Asking(Http):
@@ -210,22 +265,39 @@ class Asking(Http):
         self._run_ = run
 
     def fetch(self, request: Request) -> Response:
-        run = self._run_
-        found: Response = run.world.step("http", lambda: self._answer(request), run.failure)
+        run, process = self._run_, self._run_.world.current
+        if process is None:
+            return self._answer(request)
+        visit = run.pace.ask(run.upstream_of(request), request, process)
+        try:
+            found: Response = run.world.step("http", lambda: self._answer(request), run.failure)
+        except PollwireError as error:
+            run.pace.note(visit, request, process, error)
+            raise
+        run.pace.note(visit, request, process, found)
         return found
 
     def _answer(self, request: Request) -> Response:
         run = self._run_
         run.requests[urlsplit(request.url).netloc] += 1
         run.require_own_credential(request)
-        if run.sick and (run.sick in request.url or run.sick in str(request.form)):
-            raise SICKNESSES[run.scenario.sick]
+        if run.ails(request):
+            return self._fail(run.scenario.sick)
         if not run.world.healthy and run.world.chance.random() < run.scenario.moving:
             run.mutate()
         response = super().fetch(request)
         run.world.reached[f"status {response.status}"] += 1
         self.asked.clear()
         return response
+
+    def _fail(self, sick: str) -> Response:
+        """Answer as one that is sick does."""
+        if sick == "silent":
+            self._run_.world.hold(DEADLINE_MS)
+        answer = SICKNESSES[sick]
+        if isinstance(answer, bytes):
+            return Response(200, {"content-type": "application/json"}, answer)
+        raise answer
 
 
 class Run:
@@ -259,10 +331,16 @@ class Run:
             for upstream in self.upstreams
             for host in self.providers[upstream.name].hosts.values()
         }
-        #: Ids of accounts that the promises do not hold for.
-        self.sick = self.upstreams[0].members[0].id if scenario.sick else ""
+        first = self.upstreams[0]
+        sick = first.members if scenario.everywhere else first.members[:1]
+        #: Ids of accounts that are sick, and of those that the promises do not hold for.
+        self.sick = frozenset(one.id for one in sick if scenario.sick)
+        self.excused = frozenset() if scenario.recovers else self.sick
         self.removed = ""
         self.requests: Counter[str] = Counter()
+        self.pace = Pace(self)
+        self.began_ms = START_MS
+        self.world.written = self.pace.settle
         self.baselines: dict[str, dict[str, str]] = {}
         self.lambdas = Lambda(self.world, self.providers, self.hosts, lambda: Asking(self))
         self.world.watchers.append(self._watch)
@@ -325,6 +403,8 @@ class Run:
     def heal(self) -> None:
         """Run until nothing is left to do, faults and mutations being over."""
         self.world.healthy = True
+        if self.scenario.recovers:
+            self.sick = frozenset()
         self.harmed = self.world.steps
         for minute_ms in [minute for _, minute in self._ticks]:
             self._ticks = [one for one in self._ticks if one[1] != minute_ms]
@@ -474,8 +554,8 @@ class Run:
         return self.world.chance.choice(
             (
                 Unavailable("sim: no complete answer"),
-                Unavailable("sim: 503", retry_after_s=20),
-                RateLimited("sim: 429", retry_after_s=15),
+                Unavailable("sim: 503", retry_after_s=100),
+                RateLimited("sim: 429", retry_after_s=150),
                 Malformed("sim: the answer is none"),
             )
         )
@@ -486,9 +566,9 @@ class Run:
         sent = f"{sorted(request.headers.items())}{sorted((request.form or {}).items())}"
         if process is None or CANARY not in sent or not process.accounts:
             return
-        for owner in OWNERS.findall(sent):
-            if owner not in {"all", *process.accounts}:
-                raise Broken(f"I5: a credential of {owner} was sent for {process.accounts}")
+        for one in OWNERS.findall(sent):
+            if one not in {"all", *process.accounts}:
+                raise Broken(f"I5: a credential of {one} was sent for {process.accounts}")
 
     def _watch(self, pk: str, sk: str, before: tuple[int, ...], after: tuple[int, ...]) -> None:
         """I4: version, cursor and sequence of a stream never go down."""
@@ -501,6 +581,19 @@ class Run:
                 if of == pk and sk != "cursor"
             }
 
+    def ails(self, request: Request) -> bool:
+        """Tell whether a request is to a provider, or for an account, that is sick."""
+        if not self.sick:
+            return False
+        upstream = self.upstream_of(request)
+        if self.scenario.everywhere:
+            return upstream is self.upstreams[0]
+        return owner(upstream, request) in self.sick
+
+    def upstream_of(self, request: Request) -> Upstream:
+        simulator = self.simulators[urlsplit(request.url).netloc]
+        return next(one for one in self.upstreams if one.simulator is simulator)
+
     def connections(self) -> Iterator[tuple[Upstream, Connection]]:
         for upstream in self.upstreams:
             yield upstream, upstream.connection()
@@ -512,18 +605,22 @@ class Run:
 
     def _items(self) -> Iterator[tuple[tuple[str, str], Any]]:
         """Read the table, but for what is of accounts that need not come to rest."""
+        out = self.excused | ({self.removed} if self.removed else set())
+        if out and self.scenario.everywhere:
+            out |= {self.upstreams[0].name}
         for (pk, sk), item in self.world.aws.items.items():
             parts = {sk, *pk.split("#")}
-            if not parts & {self.sick, self.removed} - {""}:
+            if not parts & out:
                 yield (pk, sk), item
 
     def well(self, upstream: Upstream) -> list[Member]:
         """Name the accounts that every promise holds for."""
-        return [one for one in upstream.members if one.id not in (self.sick, self.removed)]
+        return [one for one in upstream.members if one.id not in {*self.excused, self.removed}]
 
     def unrest(self) -> list[str]:
         """Name what there is still to do."""
-        found = [name for name, _ in self._rests()]
+        # Where little may be asked, a budget is used up every minute, at rest as well.
+        found = [] if self.scenario.tight else [name for name, _ in self._rests()]
         if self.world.now_ms < self._mutated_ms + LATE_MS:
             found.append("late rows")
         for (pk, sk), item in self._items():

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 #: In every credential: it must not be seen anywhere.
 CANARY = "CANARY"
 
+#: Requests a minute of an account, or of all of a key, where that is little.
+BUDGET = 4
+
 Clock = Callable[[], float]
 Chance = random.Random
 Operation = Callable[[Chance, str], object]
@@ -79,6 +82,7 @@ class Upstream:
         self.journal: list[Told] = []
         self.members: list[Member] = []
         self.watches = scenario.watches
+        self.watched = 0
         self.watch: Callable[[str, str], None] = lambda account, identity: None
         self._seen = 0
         self.interval_s, self.reconciles = scenario.interval_s, scenario.reconciles
@@ -281,7 +285,7 @@ class OfRingCentral(Upstream):
         self.simulator = RingCentral(
             self.clock,
             token_s=chance.choice((120, 3600)),
-            light_per_minute=chance.choice((40, 400, 400)),
+            light_per_minute=BUDGET if self.scenario.tight else chance.choice((40, 400, 400)),
             auth_per_minute=chance.choice((5, 50)),
             says_retry_after=chance.random() < 0.7,
             rate_prefix=chance.choice(("X-Rate-Limit", "X-RateLimit")),
@@ -388,7 +392,8 @@ class OfKirimdev(Upstream):
             seed=chance.randrange(1000),
         )
         key = f"kdv_live_{CANARY}-{self.name}-all"
-        self.simulator.add_organisation("org", key)
+        least = {"reads_per_minute": BUDGET} if self.scenario.tight else {}
+        self.simulator.add_organisation("org", key, **least)
         for number in range(accounts):
             account = f"10654035224290{number}"
             self.simulator.add_account("org", account)
@@ -405,6 +410,7 @@ class OfKirimdev(Upstream):
 
     def _send(self, chance: Chance, account: str) -> None:
         if one := self._pick(chance, account):
+            self.watched += 1
             self.watch(account, self.simulator.send(one))
 
     def _progress(self, chance: Chance, account: str) -> None:

@@ -65,6 +65,16 @@ class Process:
         wake_ms: It goes on then, not before.
 
         ended: Called with its answer, or ``None`` if it failed as a whole.
+
+        began_step, ended_step: Steps that there had been by then; -1 if it is still at work.
+
+        struck: A fault has struck one of its calls to AWS.
+
+        misled: It has read what was before.
+
+        is_whole: It has ended, and nothing was in the way of what it wrote.
+
+        leaving: Called when it has ended.
     """
 
     spec: FunctionSpec
@@ -74,6 +84,12 @@ class Process:
     ended: Callable[[Any], None]
     dead: bool = False
     thread: greenlet | None = None
+    began_step: int = 0
+    ended_step: int = -1
+    struck: bool = False
+    misled: bool = False
+    is_whole: bool = False
+    leaving: Callable[[Process], None] | None = None
 
 
 @dataclass
@@ -144,6 +160,7 @@ class World:
         self.touched: set[str] = set()
         self.current: Process | None = None
         self.watchers: list[Callable[[str, str, tuple[int, ...], tuple[int, ...]], None]] = []
+        self.written: Callable[[Mapping[str, Any]], None] = lambda item: None
         # Writing what goes well takes a good part of a run's time.
         self.is_terse = bool(seed % TALKATIVE) and plan is None
         self._main = getcurrent()
@@ -173,6 +190,7 @@ class World:
         process.wake_ms = self.now_ms + self._faults.randrange(1, 40)
         if fault:
             self.injected[fault] += 1
+            process.struck |= kind != "http"
             self.trace.append(f"{number} {process.spec.name} {kind} {fault}")
         self._wait(process)
         return self._have(process, fault, effect, error) if fault else effect()
@@ -221,7 +239,15 @@ class World:
     def _is_stale(self) -> bool:
         if self.current is None or self.healthy:
             return False
-        return self._faults.random() < self.knobs.stale
+        is_stale = self._faults.random() < self.knobs.stale
+        self.current.misled |= is_stale
+        return is_stale
+
+    def hold(self, wait_ms: int) -> None:
+        """Let the process at work wait; the others go on."""
+        if self.current is not None:
+            self.current.wake_ms = self.now_ms + wait_ms
+            self._wait(self.current)
 
     def call(self, service: str, operation: str, params: Mapping[str, Any]) -> Any:
         """
@@ -242,6 +268,8 @@ class World:
             for at, before in cursors.items():
                 for watcher in self.watchers:
                     watcher(*at, before, self._progress(at))
+            if operation == "UpdateItem":
+                self.written(self.aws.items[params["Key"]["pk"]["S"], params["Key"]["sk"]["S"]])
             self._note(operation, params)
             if service == "sqs":
                 self.touched.add(params["QueueUrl"].rpartition("/")[2])
@@ -324,7 +352,9 @@ class World:
     ) -> Process:
         """Start an invocation; it runs when :meth:`run` lets it."""
         deadline_ms = self.now_ms + spec.timeout_s * 1000
-        process = Process(spec, deadline_ms, self.now_ms, frozenset(accounts), ended)
+        process = Process(
+            spec, deadline_ms, self.now_ms, frozenset(accounts), ended, began_step=self.steps
+        )
 
         def body() -> None:
             answer = None
@@ -335,6 +365,11 @@ class World:
             except Exception as error:  # noqa: BLE001 - the function failed as a whole
                 self.reached[f"failed: {type(error).__name__}"] += 1
             self.processes.remove(process)
+            failed = answer is None or answer.get("batchItemFailures")
+            process.is_whole = not (failed or process.dead or process.struck)
+            process.ended_step = self.steps
+            if process.leaving:
+                process.leaving(process)
             # What a process that is gone would have answered reaches nobody.
             process.ended(None if process.dead else answer)
 
