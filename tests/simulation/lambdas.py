@@ -140,7 +140,7 @@ class Lambda:
     ) -> None:
         self.world, self.providers, self.hosts, self._http = world, providers, hosts, http
         self.logs = io.StringIO()
-        self.ticks: list[int] = []
+        self.begun = 0
         self._warm: dict[str, list[Container]] = defaultdict(list)
         self._made: list[tuple[str, ModuleType]] = []
         self._busy: dict[str, int] = defaultdict(int)
@@ -224,6 +224,7 @@ class Lambda:
 
     def tick(self, minute_ms: int) -> None:
         """Invoke the schedule for a minute; nobody tries again if that fails."""
+        self.begun += 1
         event = {"time": iso(minute_ms)}
         assert not self._schedule.retries
         self._invoke(self._schedule, event, lambda answer: None)

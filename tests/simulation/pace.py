@@ -38,8 +38,8 @@ BACKOFF_MS_MAX = 900_000
 RENEWAL_MS = 15_000
 PENDING_MAX, PENDING_MAX_SMALL = 8, 2
 
-#: Marks of one stream that workers at the same time may add beyond the limit.
-PENDING_MORE = 4
+#: Marks of one stream that workers at the same time, or that die, may add beyond the limit.
+PENDING_MORE = 8
 
 #: A row shows up so long after it was made, and a tick comes so long after that, at most.
 LATELY_MS = 100_000
@@ -82,10 +82,13 @@ class Pace:
 
     Attributes:
         checks: Invocations that checked an account, by connection and account.
+
+        fetched: Requests of deltas, but for those of who is sick.
     """
 
     run: Run
     checks: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    fetched: int = 0
     _rests: list[Rest] = field(default_factory=list)
     _visits: dict[Process, dict[Scope, Visit]] = field(default_factory=dict)
     _failed: dict[Scope, list[int]] = field(default_factory=lambda: defaultdict(list))
@@ -112,8 +115,10 @@ class Pace:
             self.checks[scope[:2]] += visit.asked == 1
             most = CHECK_MAX + upstream.watched
             require(visit.asked <= most, f"{scope} was asked for {visit.asked} times by a check")
-        elif self.run.scenario.is_faultless:
-            self._require_reason(upstream, scope)
+        else:
+            self.fetched += account not in self.run.excused
+            if self.run.is_faultless:
+                self._require_reason(upstream, scope)
         return visit
 
     def note(
@@ -221,7 +226,7 @@ class Pace:
         now_ms = self.run.world.now_ms
         apart_ms = now_ms - self._tokens.get(scope, 0)
         least_ms = RENEWAL_MS if upstream.name == "ringcentral" else 0
-        if self.run.scenario.is_faultless:
+        if self.run.is_faultless:
             least_ms = int(upstream.simulator.token_s * 500)
         require(apart_ms >= least_ms, f"{scope} gets another token after {apart_ms} ms")
         self._tokens[scope] = now_ms
@@ -232,7 +237,7 @@ class Pace:
         run = self.run
         overlap_ms = run.providers[upstream.name].streams[stream].overlap_s * 1000
         lately_ms = run.world.now_ms - overlap_ms - 3000 * run.scenario.interval_s - LATELY_MS
-        happened = (one.at_ms for one in upstream.journal if (one.account, one.stream) == scope[1:])
+        happened = (one.at_ms for one in upstream.stirred if (one.account, one.stream) == scope[1:])
         last_ms = max(happened, default=run.began_ms)
         require(
             max(last_ms, run.began_ms) >= lately_ms,

@@ -19,7 +19,7 @@ from typing import Any
 from unittest import mock
 from urllib.parse import urlsplit
 
-from pollwire import drain, due, marks
+from pollwire import decide, drain, due, marks
 from pollwire.errors import (
     Conflict,
     Malformed,
@@ -43,6 +43,9 @@ from tests.simulation.world import FAULTS, START_MS, Broken, Knobs, World
 
 #: Messages are watched so long after the last of them may have changed.
 WATCHED_MS = 150_000
+
+#: How often it is tried that something happens at all.
+TRIES = 5
 
 #: Rows show up so long after they were made, at most.
 LATE_MS = 100_000
@@ -85,7 +88,7 @@ class Scenario:
 
         recovers: Who is sick is well again when healing begins, and every promise holds then.
 
-        tight: What a provider lets an account ask is used up soon.
+        tight: What a provider lets an account ask is used up soon, until healing begins.
 
         removes: One account is removed in the midst of it all.
 
@@ -124,12 +127,6 @@ class Scenario:
         troubled = knobs.fault or knobs.lost or knobs.late or knobs.refused
         return not (troubled or self.tight or self.recovers or self.reconciles)
 
-    @property
-    def is_faultless(self) -> bool:
-        """Nobody has any trouble, no two do the same thing, and everything has its size."""
-        twice = self.knobs.twice or self.knobs.doubled or self.knobs.stale
-        return self.is_calm and not (self.sick or self.small or twice)
-
 
 def calm(seed: int) -> Scenario:
     """Draw a scenario without faults and listings by the clock: everything is told soon."""
@@ -154,7 +151,8 @@ def neighbours(seed: int) -> Scenario:
     sick = chance.choice((*SICKNESSES, ""))
     # One that is sick may be the only trouble that there is.
     given = (calm if sick and chance.random() < 0.5 else swarm)(seed)
-    if sick and chance.random() < 0.5:
+    # What is to slow down is a budget, which accounts may share.
+    if sick == "slow down" or (sick and chance.random() < 0.5):
         names = [upstream.name for upstream in UPSTREAMS]
         return replace(
             given,
@@ -240,6 +238,7 @@ SIZES = (
     (drain, "PUTS_MAX", 2),
     (drain, "PAGE_MS", 59_700),
     (marks, "PENDING_PER_STREAM_MAX", 2),
+    (decide, "MISSING_MAX", 0),
 )
 
 #: What every request of who is sick ends with. One that is silent takes as long as we wait.
@@ -247,6 +246,7 @@ SICKNESSES: dict[str, PollwireError | bytes] = {
     "refused": Rejected("sim: 401"),
     "odd": Malformed("sim: an odd answer"),
     "slow down": RateLimited("sim: 429", retry_after_s=100),
+    "later": Unavailable("sim: 503", retry_after_s=100),
     "silent": Unavailable("sim: no answer"),
     "nested": b"[" * 20_000,
     "endless": b"9" * 20_000,
@@ -287,6 +287,9 @@ class Asking(Http):
             run.mutate()
         response = super().fetch(request)
         run.world.reached[f"status {response.status}"] += 1
+        run.world.reached["page 2"] += any(
+            request.query.get(name, "1") != "1" for name in ("pageNumber", "cursor", "dateTo")
+        )
         self.asked.clear()
         return response
 
@@ -402,9 +405,7 @@ class Run:
 
     def heal(self) -> None:
         """Run until nothing is left to do, faults and mutations being over."""
-        self.world.healthy = True
-        if self.scenario.recovers:
-            self.sick = frozenset()
+        self._recover()
         self.harmed = self.world.steps
         for minute_ms in [minute for _, minute in self._ticks]:
             self._ticks = [one for one in self._ticks if one[1] != minute_ms]
@@ -416,9 +417,19 @@ class Run:
         if self._redrive():
             self._settle()
         if self.scenario.reconciles:
-            for at_ms in self._listings():
-                self.world.now_ms = max(self.world.now_ms, at_ms)
-                self._settle()
+            # Where few are many, what is missing is believed after an hour, and some.
+            for _ in range(3 if self.scenario.small else 1):
+                for at_ms in self._listings():
+                    self.world.now_ms = max(self.world.now_ms, at_ms)
+                    self._settle()
+
+    def _recover(self) -> None:
+        self.world.healthy = True
+        if self.scenario.recovers:
+            self.sick = frozenset()
+        if self.scenario.tight:
+            for upstream in self.upstreams:
+                upstream.unbind()
 
     def _settle(self) -> None:
         for _ in range(HEALING_MAX):
@@ -469,6 +480,10 @@ class Run:
                 self.world.touched.add(name)
                 total += moved
         return total
+
+    def is_listed_within(self, span_ms: int) -> bool:
+        """Tell whether something is listed by the clock soon."""
+        return any(at_ms <= self.world.now_ms + 2 * span_ms for at_ms in self._listings())
 
     def _listings(self) -> list[int]:
         """Name the instants at which something is listed from end to end by the clock."""
@@ -533,7 +548,11 @@ class Run:
         self._mutated_ms = self.world.now_ms
         # What is done from outside is no step of the process that happens to be at work.
         current, self.world.current = self.world.current, None
-        self.world.chance.choice(self.upstreams).mutate(self.world.chance)
+        for _ in range(TRIES):
+            self.world.chance.choice(self.upstreams).mutate(self.world.chance)
+            # At first there may be nothing yet that it could happen to.
+            if any(one.journal for one in self.upstreams):
+                break
         self.world.current = current
 
     def _watching(self, upstream: Upstream) -> Callable[[str, str], None]:
@@ -581,6 +600,14 @@ class Run:
                 if of == pk and sk != "cursor"
             }
 
+    @property
+    def is_faultless(self) -> bool:
+        """Nobody has had any trouble, no two do the same thing, and everything has its size."""
+        given = self.scenario
+        twice = given.knobs.twice or given.knobs.doubled or given.knobs.stale
+        unlike = given.sick or given.small or twice or self.world.injected
+        return given.is_calm and not unlike
+
     def ails(self, request: Request) -> bool:
         """Tell whether a request is to a provider, or for an account, that is sick."""
         if not self.sick:
@@ -619,8 +646,7 @@ class Run:
 
     def unrest(self) -> list[str]:
         """Name what there is still to do."""
-        # Where little may be asked, a budget is used up every minute, at rest as well.
-        found = [] if self.scenario.tight else [name for name, _ in self._rests()]
+        found = [name for name, _ in self._rests()]
         if self.world.now_ms < self._mutated_ms + LATE_MS:
             found.append("late rows")
         for (pk, sk), item in self._items():

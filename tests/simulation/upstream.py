@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CANARY = "CANARY"
 
 #: Requests a minute of an account, or of all of a key, where that is little.
-BUDGET = 4
+BUDGET, UNBOUND = 4, 1_000_000
 
 Clock = Callable[[], float]
 Chance = random.Random
@@ -67,6 +67,10 @@ class Upstream:
     Attributes:
         streams: Those whose content is compared in the end.
 
+        journal: What happened, by the simulator's own journal.
+
+        stirred: The same, and what nothing is to be told of, though it moves a mark.
+
         watch: Has an eye on an id of an account.
     """
 
@@ -80,6 +84,7 @@ class Upstream:
         )
         self.simulator: Any = None
         self.journal: list[Told] = []
+        self.stirred: list[Told] = []
         self.members: list[Member] = []
         self.watches = scenario.watches
         self.watched = 0
@@ -90,6 +95,7 @@ class Upstream:
         self._make(chance, scenario.accounts)
         self.note()
         self.journal.clear()
+        self.stirred.clear()
 
     def _make(self, chance: Chance, accounts: int) -> None:
         raise NotImplementedError
@@ -111,12 +117,16 @@ class Upstream:
             chance.choice(self.operations())(chance, account)
         self.note()
 
+    def unbind(self) -> None:
+        """Let everybody ask as much as they like."""
+
     def note(self) -> None:
         """Read what was added to the simulator's journal."""
         now_ms = int(self.clock() * 1000)
         for change in self.simulator.journal[self._seen :]:
+            told = Told(change.account, change.stream, change.id, change.kind, now_ms)
+            self.stirred.append(told)
             if change.kind:
-                told = Told(change.account, change.stream, change.id, change.kind, now_ms)
                 self.journal.append(told)
         self._seen = len(self.simulator.journal)
 
@@ -303,6 +313,10 @@ class OfRingCentral(Upstream):
                 self.simulator.leave_voicemail(account)
             self.members.append(Member(account, {"accountId": "133128004"}, secret))
 
+    def unbind(self) -> None:
+        self.simulator._budgets.clear()
+        self.simulator.light_per_minute = UNBOUND
+
     def operations(self) -> tuple[Operation, ...]:
         return (
             self._voicemail, self._sms, self._change, self._change, self._read, self._delete,
@@ -400,6 +414,10 @@ class OfKirimdev(Upstream):
             if chance.random() < 0.7:
                 self.simulator.new_conversation(account)
             self.members.append(Member(account, {}, {"api_key": key}))
+
+    def unbind(self) -> None:
+        budget = self.simulator._organisations["org"]
+        budget.reads_per_minute = budget.tokens = UNBOUND
 
     def operations(self) -> tuple[Operation, ...]:
         always = (self._begin, self._inbound, self._assign, self._assign_back, self._status)
