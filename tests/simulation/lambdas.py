@@ -151,6 +151,7 @@ class Lambda:
         self.world, self.providers, self.hosts, self._http = world, providers, hosts, http
         self.logs = io.StringIO()
         self.is_loud = False
+        self.begun = 0
         self._warm: dict[str, list[Container]] = defaultdict(list)
         self._made: list[tuple[Kind, ModuleType]] = []
         self._at_work: set[str] = set()
@@ -286,6 +287,7 @@ class Lambda:
         (schedule,) = self.world.deployed.schedules
         if not fires(schedule.expression, minute_ms // MINUTE_MS):
             return
+        self.begun += 1
         wanted = partial(schedule_needs, schedule)
         self.world.require(schedule.role, schedule, "schedule", wanted)
         spec = self.world.deployed.functions[schedule.function]
@@ -340,8 +342,8 @@ class Lambda:
                 raise Broken(f"I8: {spec.queue} hands a job out again that {spec.name} is still at")
         if not self.world.healthy and self._by_chance(self.world.knobs.twice):
             self.world.reached["handed out twice"] += 1
-            whole = self.world.chance.random() < 0.5
-            again = messages if whole else [self.world.chance.choice(messages)]
+            whole = self.world.faults.random() < 0.5
+            again = messages if whole else [self.world.faults.choice(messages)]
             self._hand_over(spec, url, again)
         else:
             # What is handed out twice may be made visible by one that ends before the other.

@@ -34,7 +34,7 @@ from tests.simulation.deployed import deployed
 from tests.simulation.lambdas import client
 from tests.simulation.scenario import Run, Scenario
 from tests.simulation.specs import Deployed, FunctionSpec
-from tests.simulation.world import CRASH_AFTER, CRASH_BEFORE, Broken, Knobs
+from tests.simulation.world import CRASH_AFTER, CRASH_BEFORE, ERROR_BEFORE, Broken, Knobs
 
 Patch = Callable[[], AbstractContextManager[Any]]
 
@@ -224,6 +224,17 @@ def harsh(*names: str, **fields: Any) -> Callable[[int], Scenario]:
     """Let many things happen, and processes die after what they did."""
     knobs = Knobs(fault=0.08, weights={CRASH_AFTER: 1.0, CRASH_BEFORE: 1.0})
     return of(*names, **{"interval_s": 20, "minutes": 4, "mutations": 14, "knobs": knobs, **fields})
+
+
+def ailing(sick: str, *names: str, **fields: Any) -> Callable[[int], Scenario]:
+    """Let a provider fail for long."""
+    return lambda seed: replace(
+        scenario.outage(seed), upstreams=(names[seed % len(names)],), sick=sick, **fields
+    )
+
+
+#: Providers fail to answer, and nothing else goes wrong.
+REFUSED = Knobs(fault=0.2, weights={ERROR_BEFORE: 1.0})
 
 
 def youmail_of(*streams: str) -> Patch:
@@ -664,7 +675,6 @@ MARKS: dict[str, Plant] = {
         where=(
             youmail_of("contact"),
             put(upstream.OfYouMail, "operations", lambda self: (self._add,)),
-            put(invariants, "FRESH_MS", 130_000),
         ),
     ),
 }
@@ -1033,7 +1043,93 @@ PLATFORM: dict[str, Plant] = {
     ),
 }
 
+#: How long to wait after a failure.
+_WAIT = "min(interval_s * 2.0 ** min(failures - 1, 10), BACKOFF_S_MAX)"
+
+WAITING: dict[str, Plant] = {
+    "retry_after_ignored": Plant(
+        "Retry-After is not heeded.",
+        (
+            edit(
+                due,
+                "backoff_s",
+                (
+                    "max(wait_s, retry_after_s + round(jitter * min(retry_after_s, interval_s)))",
+                    "wait_s",
+                ),
+            ),
+        ),
+        ailing("later", "youmail", "intelli", minutes=4),
+    ),
+    "rest_ignored_by_check": Plant(
+        "A check asks for an account that is to be left alone.",
+        (
+            edit(
+                pipeline,
+                "_due_accounts",
+                ("standing.paused or standing.not_before_ms > now_ms", "standing.paused"),
+            ),
+        ),
+        ailing("silent", "youmail", "kirimdev", minutes=4),
+    ),
+    "rest_ignored_by_delta": Plant(
+        "A delta asks for a stream that is to be left alone.",
+        (edit(_DELTA, "_run", ("not_before_ms > self._world.clock()", "False")),),
+        harsh("youmail", "intelli", knobs=REFUSED),
+    ),
+    "budget_ignored": Plant(
+        "A budget that is used up is asked of all the same.",
+        (put(Pollwire, "rest", lambda *args: None),),
+        quiet("ringcentral", tight=True, accounts=2, interval_s=20, reconciles=False),
+    ),
+    "backoff_zero": Plant(
+        "What fails is asked for again at once.",
+        (edit(due, "backoff_s", (_WAIT, "0")),),
+        ailing("refused", "youmail", "ringcentral", minutes=4),
+    ),
+    "backoff_endless": Plant(
+        "What fails is asked for ever more rarely, without an end.",
+        (edit(due, "backoff_s", (_WAIT, "interval_s * 2.0 ** min(failures - 1, 10)")),),
+        ailing("odd", "youmail", "intelli", minutes=40),
+    ),
+    "failures_forgotten": Plant(
+        "A failure takes the place of the one before, instead of being one more.",
+        (edit(state.State, "note_failure", ("ADD failures :one", ", failures = :one")),),
+        ailing("odd", "youmail", "intelli", minutes=16),
+    ),
+    "listed_at_every_check": Plant(
+        "Every check has every stream listed from end to end.",
+        (edit(pipeline, "_full", ("if due.reconciles(", "if True or due.reconciles(")),),
+        scenario.calm,
+    ),
+    "marks_without_end": Plant(
+        "Marks of a stream that does not come on pile up.",
+        (edit(marks, "_oldest", ("+ 1 - PENDING_PER_STREAM_MAX", "- 1000")),),
+        harsh("youmail", "intelli", small=True, minutes=6, mutations=40, knobs=REFUSED),
+    ),
+    "token_for_everybody": Plant(
+        "Every worker gets an access token of its own.",
+        (put(state.State, "put_token", lambda *args: None),),
+        quiet("ringcentral", reconciles=False),
+    ),
+    "sick_one_stops_all": Plant(
+        "Whoever fails has the connection paused.",
+        (
+            edit(
+                Pollwire,
+                "leave_alone",
+                ("isinstance(error, RateLimited) and self.shares_rate(connection)", "True"),
+                ("max(error.retry_after_s, 1)", "300"),
+            ),
+        ),
+        of(
+            "youmail", "intelli", accounts=2, sick="odd", reconciles=False, knobs=Knobs(),
+            minutes=4,
+        ),
+    ),
+}  # fmt: skip
+
 PLANTS: dict[str, Plant] = {
     **OUTBOX, **CURSOR, **MARKS, **DELETIONS, **ACCOUNTS, **OTHERS, **CUSTODY, **CONTENT,
-    **PLATFORM,
+    **PLATFORM, **WAITING,
 }  # fmt: skip

@@ -20,7 +20,7 @@ from typing import Any
 from unittest import mock
 from urllib.parse import urlsplit
 
-from pollwire import drain, due, items, marks
+from pollwire import decide, drain, due, items, marks
 from pollwire.errors import (
     Conflict,
     Malformed,
@@ -41,11 +41,15 @@ from tests.integration.system import Http
 from tests.simulation.custody import Custody, is_probed
 from tests.simulation.deployed import deployed
 from tests.simulation.lambdas import MINUTE_MS, NEVER_MS, Lambda
+from tests.simulation.pace import Pace, account_of
 from tests.simulation.upstream import UPSTREAMS, Member, Told, Upstream
-from tests.simulation.world import FAULTS, START_MS, Broken, Knobs, World
+from tests.simulation.world import FAULTS, START_MS, Broken, Knobs, Process, World
 
 #: Messages are watched so long after the last of them may have changed.
 WATCHED_MS = 150_000
+
+#: How often it is tried that something happens at all.
+TRIES = 5
 
 #: Rows show up so long after they were made, at most.
 LATE_MS = 100_000
@@ -87,8 +91,14 @@ class Scenario:
 
         backfill: What there is at first is told.
 
-        sick: What becomes of every request of one account, for ever: ``refused``, ``odd`` or
-            ``silent``; empty for an account that is well.
+        sick: What becomes of every request of one account: one of ``SICKNESSES``; empty for an
+            account that is well.
+
+        everywhere: It becomes of all accounts of the first provider.
+
+        recovers: Who is sick is well again when healing begins, and every promise holds then.
+
+        tight: What a provider lets an account ask is used up soon, until healing begins.
 
         removes: One account is removed in the midst of it all.
 
@@ -144,15 +154,21 @@ class Scenario:
     watches: bool = False
     small: bool = False
     hurried: bool = False
+    everywhere: bool = False
+    recovers: bool = False
+    tight: bool = False
     knobs: Knobs = field(default_factory=Knobs)
 
     @property
     def is_calm(self) -> bool:
-        """Nothing goes wrong and nothing is listed by the clock: what happens must be told soon."""
+        """
+        Nothing is listed by the clock, and who is well has no trouble: what happens to them must be
+        told soon.
+        """
         knobs = self.knobs
-        troubled = knobs.fault or knobs.lost or knobs.late or knobs.refused or self.sick
+        troubled = knobs.fault or knobs.lost or knobs.late or knobs.refused
         odd = self.interrupts or self.sleeps or self.hostile or self.lying
-        return not (troubled or odd or self.reconciles)
+        return not (troubled or odd or self.tight or self.recovers or self.reconciles)
 
 
 def calm(seed: int) -> Scenario:
@@ -211,10 +227,35 @@ def platform(seed: int) -> dict[str, Any]:
 
 
 def neighbours(seed: int) -> Scenario:
-    """Draw a scenario of two accounts, one of which is sick or is removed."""
+    """Draw a scenario of neighbours, some of which are sick or one of which is removed."""
     chance = random.Random(f"neighbours {seed}")  # not what the run itself draws from
-    sick = chance.choice(("refused", "odd", "silent", ""))
-    return replace(swarm(seed), accounts=2, sick=sick, removes=not sick)
+    sick = chance.choice((*SICKNESSES, ""))
+    # One that is sick may be the only trouble that there is.
+    given = (calm if sick and chance.random() < 0.5 else swarm)(seed)
+    # What is to slow down is a budget, which accounts may share.
+    if sick == "slow down" or (sick and chance.random() < 0.5):
+        names = [upstream.name for upstream in UPSTREAMS]
+        return replace(
+            given,
+            upstreams=tuple(chance.sample(names, 2)),
+            accounts=chance.choice((1, 2)),
+            mutations=given.mutations + 2,
+            sick=sick,
+            everywhere=True,
+        )
+    return replace(given, accounts=2, sick=sick, removes=not sick)
+
+
+def outage(seed: int) -> Scenario:
+    """Draw a scenario in which a provider fails for long, and is well again."""
+    chance = random.Random(f"outage {seed}")  # not what the run itself draws from
+    return replace(
+        calm(seed),
+        minutes=chance.choice((4, 8, 16, 40)),
+        sick=chance.choice(tuple(SICKNESSES)),
+        everywhere=True,
+        recovers=True,
+    )
 
 
 def swarm(seed: int) -> Scenario:
@@ -237,7 +278,7 @@ def swarm(seed: int) -> Scenario:
         **platform(seed),
     )
     is_large = chance.random() < 0.01
-    return Scenario(
+    given = Scenario(
         seed,
         upstreams=tuple(chance.sample(names, chance.choice((1, 2)) if is_large else 1)),
         accounts=chance.choice((1, 2)) if is_large else 1,
@@ -254,6 +295,10 @@ def swarm(seed: int) -> Scenario:
         skew_s=chance.choice(SKEWS),
         knobs=knobs,
     )
+    if chance.random() < 0.1:
+        names = [chance.choice(("ringcentral", "kirimdev"))]
+        return replace(given, tight=True, upstreams=tuple(names), accounts=2, watches=False)
+    return given
 
 
 def paged(seed: int) -> Scenario:
@@ -284,16 +329,25 @@ SIZES = (
     (drain, "ROWS_MAX", 3),
     (drain, "PUTS_MAX", 2),
     (marks, "PENDING_PER_STREAM_MAX", 2),
+    (decide, "MISSING_MAX", 0),
 )
 
 #: Time is up for a delta that has taken as little of its minute as a few requests do.
 HURRIED_MS = 59_700
 
-SICKNESSES: dict[str, PollwireError] = {
+#: What every request of who is sick ends with. One that is silent takes as long as we wait.
+SICKNESSES: dict[str, PollwireError | bytes] = {
     "refused": Rejected("sim: 401"),
     "odd": Malformed("sim: an odd answer"),
+    "slow down": RateLimited("sim: 429", retry_after_s=100),
+    "later": Unavailable("sim: 503", retry_after_s=100),
     "silent": Unavailable("sim: no answer"),
+    "nested": b"[" * 20_000,
+    "endless": b"9" * 20_000,
 }
+
+#: A request takes so long at most.
+DEADLINE_MS = int(Limits().request_s * 1000)
 
 
 VALIDATORS = {"If-None-Match", "If-Modified-Since"}
@@ -328,12 +382,20 @@ class Asking(Http):
 
     def fetch(self, request: Request) -> Response:
         run, left_ms = self._run_, self._ends_ms - self._run_.world.now_ms
+        process = run.world.current
+        if process is None:
+            return self._answer(request)
         if left_ms <= 0:
             raise Unasked("the time is over")
-        takes_ms = min(run.world.takes_ms(Limits().request_s), left_ms)
-        found: Response = run.world.step(
-            "http", lambda: self._answer(request), run.failure, takes_ms
-        )
+        visit = run.pace.ask(request, process)
+        try:
+            found: Response = run.world.step(
+                "http", lambda: self._answer(request), run.failure, self._takes_ms(left_ms)
+            )
+        except PollwireError as error:
+            run.pace.note(visit, request, process, error)
+            raise
+        run.pace.note(visit, request, process, found)
         return found
 
     def _answer(self, request: Request) -> Response:
@@ -341,8 +403,8 @@ class Asking(Http):
         run.requests[urlsplit(request.url).netloc] += 1
         run.custody.request(request)
         run.require_wanted(request)
-        if run.sick and (run.sick in request.url or run.sick in str(request.form)):
-            raise SICKNESSES[run.scenario.sick]
+        if run.ails(run.world.current):
+            return self._fail(run.scenario.sick)
         if run.scenario.lying and VALIDATORS & request.headers.keys():
             return Response(304, {})
         if not run.world.healthy and run.moving.random() < run.scenario.moving:
@@ -350,8 +412,25 @@ class Asking(Http):
         run.note_empty(request)
         response = super().fetch(request)
         run.world.reached[f"status {response.status}"] += 1
+        run.world.reached["page 2"] += any(
+            request.query.get(name, "1") != "1" for name in ("pageNumber", "cursor", "dateTo")
+        )
         self.asked.clear()
         return response
+
+    def _takes_ms(self, left_ms: int) -> int:
+        """Say how long an answer takes, beside what every call does; we wait no longer."""
+        run = self._run_
+        if run.scenario.sick == "silent" and run.ails(run.world.current):
+            return min(DEADLINE_MS, left_ms)
+        return min(run.world.takes_ms(Limits().request_s), left_ms)
+
+    def _fail(self, sick: str) -> Response:
+        """Answer as one that is sick does."""
+        answer = SICKNESSES[sick]
+        if isinstance(answer, bytes):
+            return Response(200, {"content-type": "application/json"}, answer)
+        raise answer
 
 
 class Run:
@@ -387,11 +466,17 @@ class Run:
             for upstream in self.upstreams
             for host in self.providers[upstream.name].hosts.values()
         }
-        #: Ids of accounts that the promises do not hold for.
-        self.sick = self.upstreams[0].members[0].id if scenario.sick else ""
+        first = self.upstreams[0]
+        sick = first.members if scenario.everywhere else first.members[:1]
+        #: Ids of accounts that are sick, and of those that the promises do not hold for.
+        self.sick = frozenset(one.id for one in sick if scenario.sick)
+        self.excused = frozenset() if scenario.recovers else self.sick
         self.removed = ""
         self.requests: Counter[str] = Counter()
         self.redriven = 0
+        self.pace = Pace(self)
+        self.began_ms = START_MS
+        self.world.written = self.pace.settle
         self.baselines: dict[str, dict[str, str]] = {}
         self.baselines_ms: dict[str, int] = {}
         self.lambdas = Lambda(self.world, self.providers, self.hosts, lambda: Asking(self))
@@ -444,7 +529,7 @@ class Run:
         for upstream in self.upstreams:
             upstream.watch = self._watching(upstream)
             for connection in upstream.connections():
-                if self._shares(upstream):
+                if self.shares(upstream):
                     credential = upstream.members[0].credential or {}
                     sealed = pollwire.sealer.seal(credential, connection.name, "")
                     connection = replace(connection, credential=sealed)
@@ -452,12 +537,12 @@ class Run:
                 for member in upstream.members:
                     self._add(upstream, connection, member)
 
-    def _shares(self, upstream: Upstream) -> bool:
+    def shares(self, upstream: Upstream) -> bool:
         return self.scenario.shared and upstream.name in ("ringcentral", "kirimdev")
 
     def _add(self, upstream: Upstream, connection: Connection, member: Member) -> None:
         pollwire, sealed = self.lambdas.pollwire(), None
-        if not self._shares(upstream):
+        if not self.shares(upstream):
             sealed = pollwire.sealer.seal(member.credential or {}, connection.name, member.id)
         settings = dict(member.settings)
         if self.scenario.backfill:
@@ -508,7 +593,7 @@ class Run:
 
     def heal(self) -> None:
         """Run until nothing is left to do, faults and mutations being over."""
-        self.world.healthy = True
+        self._recover()
         self.harmed = self.world.steps
         for minute_ms in [minute for _, minute in self._ticks]:
             self._ticks = [one for one in self._ticks if one[1] != minute_ms]
@@ -521,13 +606,28 @@ class Run:
         self._settle()
         if self._redrive():
             self._settle()
-        for at_ms in self._listings() if self.scenario.reconciles else ():
-            self.run_until(max(self.world.now_ms, at_ms))
-            self._settle()
+        # Where few are many, what is missing is believed after an hour.
+        for later_ms in (0, HOUR_MS) if self.scenario.small else (0,):
+            self._list_all(self.world.now_ms + later_ms)
         for at_ms in self._doubts() if self.scenario.lying else ():
             self.run_until(max(self.world.now_ms, at_ms))
             self.minute()
             self._settle()
+
+    def _list_all(self, begin_ms: int) -> None:
+        """Have everything listed that is listed by the clock."""
+        if self.scenario.reconciles:
+            self.run_until(begin_ms)
+            for at_ms in self._listings():
+                self.run_until(max(self.world.now_ms, at_ms))
+                self._settle()
+
+    def _recover(self) -> None:
+        self.world.healthy = True
+        if self.scenario.recovers:
+            self.sick = frozenset()
+        for upstream in self.upstreams if self.scenario.tight else ():
+            upstream.unbind()
 
     def _doubts(self) -> list[int]:
         """Name the minutes from which on an account is asked without a validator once."""
@@ -589,6 +689,10 @@ class Run:
                 self.world.touched.add(name)
                 self.redriven += moved
         return self.redriven
+
+    def is_listed_within(self, span_ms: int) -> bool:
+        """Tell whether something is listed by the clock soon."""
+        return any(at_ms <= self.world.now_ms + 2 * span_ms for at_ms in self._listings())
 
     def _listings(self) -> list[int]:
         """Name the instants at which something is listed from end to end by the clock."""
@@ -714,7 +818,11 @@ class Run:
         self._mutated_ms = self.world.now_ms
         # What is done from outside is no step of the process that happens to be at work.
         current, self.world.current = self.world.current, None
-        chance.choice(self.upstreams).mutate(chance)
+        for _ in range(TRIES):
+            chance.choice(self.upstreams).mutate(chance)
+            # At first there may be nothing yet that it could happen to.
+            if any(one.journal for one in self.upstreams):
+                break
         self.world.current = current
 
     def _watching(self, upstream: Upstream) -> Callable[[str, str], None]:
@@ -738,8 +846,8 @@ class Run:
         return self.world.faults.choice(
             (
                 Unavailable("sim: no complete answer"),
-                Unavailable("sim: 503", retry_after_s=20),
-                RateLimited("sim: 429", retry_after_s=15),
+                Unavailable("sim: 503", retry_after_s=100),
+                RateLimited("sim: 429", retry_after_s=150),
                 Malformed("sim: the answer is none"),
             )
         )
@@ -782,6 +890,35 @@ class Run:
         recorded = self.baselines.get("stream#{}#{}#{}".format(*thing[:3]), {})
         return record_sk(thing[3]) in recorded
 
+    @property
+    def is_faultless(self) -> bool:
+        """Nobody has had any trouble, no two do the same thing, and everything has its size."""
+        given = self.scenario
+        twice = given.knobs.twice or given.knobs.doubled or given.knobs.stale
+        unlike = given.sick or given.small or twice or any(self.world.injected.values())
+        return given.is_calm and not unlike
+
+    def ails(self, process: Process | None) -> bool:
+        """Tell whether what an invocation asks for is at a provider, or of an account, that is."""
+        if not self.sick or process is None or process.job is None:
+            return False
+        if self.scenario.everywhere:
+            return self.upstream_of(process.job.connection) is self.upstreams[0]
+        return account_of(process) in self.sick
+
+    def shares_rate(self, connection: str) -> bool:
+        """Tell whether the accounts of a connection share one rate budget."""
+        upstream = self.upstream_of(connection)
+        return self.providers[upstream.name].shares_rate or self.shares(upstream)
+
+    def upstream_of(self, connection: str) -> Upstream:
+        return next(one for one, of in self.connections() if of.name == connection)
+
+    @property
+    def out(self) -> frozenset[str]:
+        """Name the accounts that the promises do not hold for."""
+        return self.excused | ({self.removed} if self.removed else frozenset())
+
     def connections(self) -> Iterator[tuple[Upstream, Connection]]:
         for upstream in self.upstreams:
             for connection in upstream.connections():
@@ -794,9 +931,12 @@ class Run:
 
     def _items(self) -> Iterator[tuple[tuple[str, str], Any]]:
         """Read the table, but for what is of accounts that need not come to rest."""
+        out = set(self.out)
+        if out and self.scenario.everywhere:
+            out |= {one.name for one in self.upstreams[0].connections()}
         for (pk, sk), item in self.world.aws.items.items():
             parts = {sk, *pk.split("#")}
-            if not parts & {self.sick, self.removed} - {""}:
+            if not parts & out:
                 yield (pk, sk), item
 
     def _members(self) -> Iterator[tuple[Upstream, Member]]:
@@ -806,7 +946,7 @@ class Run:
 
     def well(self, upstream: Upstream) -> list[Member]:
         """Name the accounts that every promise holds for."""
-        return [one for one in upstream.members if one.id not in (self.sick, self.removed)]
+        return [one for one in upstream.members if one.id not in self.out]
 
     def unrest(self) -> list[str]:
         """Name what there is still to do."""

@@ -56,6 +56,7 @@ REACHED = (
     "count: left_alone", "count: unasked", "count: spent", "count: late",
     "count: failed", "count: malformed", "count: unavailable", "count: ratelimited",
     "count: rejected", "count: removed",
+    "page 2", "record: reason", "conflict of versions", "outbox published by another",
 )  # fmt: skip
 
 
@@ -147,6 +148,10 @@ def test_a_validator_that_lies_is_found_out_within_the_hour():
     require_whole(report)
 
 
+def test_a_provider_that_fails_for_long_and_is_well_again_is_not_forgotten():
+    require_whole(drawn("outage", FEW // 4))
+
+
 @pytest.mark.parametrize("was", REGRESSIONS)
 def test_what_was_found_once_stays_mended(was):
     report = Report()
@@ -177,6 +182,7 @@ def everything() -> Report:
     for report in (
         drawn("swarm", SWARM),
         drawn("neighbours", FEW),
+        drawn("paged", FEW),
         *map(one_fault, range(len(STORIES))),
     ):
         total.add(report)

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 #: In every credential: it must not be seen anywhere. Long enough to be known when it is encoded.
 CANARY = "CANARY-OF-TWEET"
 
+#: Requests a minute of an account, or of all of a key, where that is little.
+BUDGET, UNBOUND = 4, 1_000_000
+
 Clock = Callable[[], float]
 Chance = random.Random
 Operation = Callable[[Chance, str], object]
@@ -71,6 +74,10 @@ class Upstream:
 
         likely: How much more often than others some of them are drawn.
 
+        journal: What happened, by the simulator's own journal.
+
+        stirred: The same, and what nothing is to be told of, though it moves a mark.
+
         watch: Has an eye on an id of an account.
 
         unreadable: Ids of rows that nobody can read, by stream and account.
@@ -91,8 +98,10 @@ class Upstream:
         self.streams = self._some(chance, scenario.streams)
         self.simulator: Any = None
         self.journal: list[Told] = []
+        self.stirred: list[Told] = []
         self.members: list[Member] = []
         self.watches = scenario.watches
+        self.watched = 0
         self.watch: Callable[[str, str], None] = lambda account, identity: None
         self.unreadable: dict[tuple[str, str], set[str]] = defaultdict(set)
         self.states: dict[tuple[str, str, str], list[State]] = {}
@@ -102,6 +111,7 @@ class Upstream:
         self._make(chance, scenario.accounts)
         self.note()
         self.journal.clear()
+        self.stirred.clear()
 
     def _some(self, chance: Chance, most: int) -> tuple[str, ...]:
         """Draw some of the streams; one in which more can happen is drawn more often."""
@@ -147,12 +157,16 @@ class Upstream:
         """Have all answers be what they should."""
         self.simulator._faults = Faults()
 
+    def unbind(self) -> None:
+        """Let everybody ask as much as they like."""
+
     def note(self) -> None:
         """Read what was added to the simulator's journal."""
         now_ms = int(self._true() * 1000)
         for change in self.simulator.journal[self._seen :]:
+            told = Told(change.account, change.stream, change.id, change.kind, now_ms)
+            self.stirred.append(told)
             if change.kind and change.id not in self.unreadable[change.stream, change.account]:
-                told = Told(change.account, change.stream, change.id, change.kind, now_ms)
                 self.journal.append(told)
             self._remember(change, now_ms)
         self._seen = len(self.simulator.journal)
@@ -486,7 +500,7 @@ class OfRingCentral(Upstream):
         self.simulator = RingCentral(
             self.clock,
             token_s=chance.choice((120, 3600)),
-            light_per_minute=chance.choice((40, 400, 400)),
+            light_per_minute=BUDGET if self.scenario.tight else chance.choice((40, 400, 400)),
             auth_per_minute=chance.choice((5, 50)),
             says_retry_after=chance.random() < 0.7,
             rate_prefix=chance.choice(("X-Rate-Limit", "X-RateLimit")),
@@ -511,6 +525,10 @@ class OfRingCentral(Upstream):
 
     def _token_name(self, account: str) -> str:
         return str(self.simulator._accounts[account].secrets[1])
+
+    def unbind(self) -> None:
+        self.simulator._budgets.clear()
+        self.simulator.light_per_minute = UNBOUND
 
     def operations(self) -> tuple[Operation, ...]:
         always: tuple[Operation, ...] = (
@@ -634,7 +652,8 @@ class OfKirimdev(Upstream):
         )
         self._turning = random.Random(chance.random())
         # Any key of the organisation reads all of its accounts: whose it is only we know.
-        self.simulator.add_organisation("org", f"kdv_live_{self.secret('all')}")
+        least = {"reads_per_minute": BUDGET} if self.scenario.tight else {}
+        self.simulator.add_organisation("org", f"kdv_live_{self.secret('all')}", **least)
         for number in range(accounts):
             account = f"10654035224290{number}"
             key = f"kdv_live_{self.secret(account)}"
@@ -644,6 +663,10 @@ class OfKirimdev(Upstream):
                 for _ in range(5 if self.scenario.small else 1):
                     self.simulator.new_conversation(account)
             self.members.append(Member(account, {}, {"api_key": key}))
+
+    def unbind(self) -> None:
+        budget = self.simulator._organisations["org"]
+        budget.reads_per_minute = budget.tokens = UNBOUND
 
     def operations(self) -> tuple[Operation, ...]:
         always = (
@@ -670,6 +693,7 @@ class OfKirimdev(Upstream):
 
     def _send(self, chance: Chance, account: str) -> None:
         if one := self._pick(chance, account):
+            self.watched += 1
             self.watch(account, self.simulator.send(one))
 
     def _progress(self, chance: Chance, account: str) -> None:

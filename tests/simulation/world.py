@@ -10,8 +10,9 @@ one run; ``plan`` puts faults at chosen steps instead of drawing them.
 from __future__ import annotations
 
 import random
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +57,11 @@ _PERMITTED: dict[int, tuple[Deployed, dict[Any, tuple[set[tuple[str, str]], list
 TALKATIVE = 4
 
 
+def chosen(what: str, seed: int, one_of: int) -> bool:
+    """Choose one of so many seeds, whatever else they are drawn or counted for."""
+    return not zlib.crc32(f"{what} {seed}".encode()) % one_of
+
+
 class Died(BaseException):
     """The process is gone: no ``except Exception`` sees it, and nothing it does has an effect."""
 
@@ -81,6 +87,16 @@ class Process:
         held: A fault holds it until its time is up.
 
         tried: Jobs that its stage was given. done: Those that it did.
+
+        began_step, ended_step: Steps that there had been by then; -1 if it is still at work.
+
+        struck: A fault has struck one of its calls to AWS.
+
+        misled: It has read what was before.
+
+        is_whole: It has ended, and nothing was in the way of what it wrote.
+
+        leaving: Called when it has ended.
     """
 
     spec: FunctionSpec
@@ -95,6 +111,12 @@ class Process:
     tried: list[Any] = field(default_factory=list)
     done: list[Any] = field(default_factory=list)
     thread: greenlet | None = None
+    began_step: int = 0
+    ended_step: int = -1
+    struck: bool = False
+    misled: bool = False
+    is_whole: bool = False
+    leaving: Callable[[Process], None] | None = None
 
 
 @dataclass
@@ -189,8 +211,10 @@ class World:
         self.current: Process | None = None
         self.witnesses: list[Callable[[Process | None, str, str, Mapping[str, Any]], None]] = []
         self.watchers: list[Callable[[str, str, tuple[int, ...], tuple[int, ...]], None]] = []
+        self.written: Callable[[Mapping[str, Any]], None] = lambda item: None
         # Writing what goes well takes a good part of a run's time.
-        self.is_terse = bool(seed % TALKATIVE) and plan is None
+        self.is_terse = not chosen("talkative", seed, TALKATIVE) and plan is None
+        self._outboxes: dict[tuple[str, str], Process | None] = {}
         self._main = getcurrent()
         self._permissions = _permissions(deployed)
         self._kinds = list(knobs.weights)
@@ -226,6 +250,7 @@ class World:
         process.wake_ms = self.now_ms + self.turns.randrange(1, 40) + takes_ms
         if fault:
             self.injected[fault] += 1
+            process.struck |= kind != "http"
             self.trace.append(f"{number} {process.spec.name} {kind} {fault}")
         self._wait(process)
         return self._have(process, fault, effect, error) if fault else effect()
@@ -284,7 +309,9 @@ class World:
     def _is_stale(self) -> bool:
         if self.current is None or self.healthy:
             return False
-        return self.faults.random() < self.knobs.stale
+        is_stale = self.faults.random() < self.knobs.stale
+        self.current.misled |= is_stale
+        return is_stale
 
     def _strikes(self, probability: float) -> bool:
         """Draw what happens now and then, while anything may go wrong."""
@@ -334,7 +361,7 @@ class World:
             for witness in self.witnesses:
                 witness(self.current, service, operation, params)
             cursors = {at: self._progress(at) for at in _cursors(operation, params)}
-            answer = self._answer(service, operation, params)
+            answer = self._fenced(service, operation, params, cursors)
             done = True
             for at, before in cursors.items():
                 for watcher in self.watchers:
@@ -351,8 +378,27 @@ class World:
         if operation == "SendMessageBatch":
             self._poison(url)
 
+    def _fenced(
+        self, service: str, operation: str, params: Mapping[str, Any], cursors: Collection[Any]
+    ) -> Any:
+        try:
+            answer = self._answer(service, operation, params)
+        except ClientError as error:
+            conflicts = ("ConditionalCheckFailedException", "TransactionCanceledException")
+            if cursors and error.response["Error"]["Code"] in conflicts:
+                self.reached["conflict of versions"] += 1
+            raise
+        for at in cursors:
+            if "outbox" in self.aws.items[at]:
+                self._outboxes[at] = self.current
+            elif self._outboxes.pop(at, self.current) is not self.current:
+                self.reached["outbox published by another"] += 1
+        return answer
+
     def _note(self, operation: str, params: Mapping[str, Any]) -> None:
-        """Count what is worth to have been reached."""
+        """Count what is worth to have been reached, and have looked at what was written."""
+        if operation == "UpdateItem":
+            self.written(self.aws.items[params["Key"]["pk"]["S"], params["Key"]["sk"]["S"]])
         if operation == "PublishBatch":
             self.reached["published"] += len(params["PublishBatchRequestEntries"])
         for action in params.get("TransactItems", ()) if operation == "TransactWriteItems" else ():
@@ -415,7 +461,7 @@ class World:
             return self.aws.call(service, operation, params)
         if self.faults.random() >= self.knobs.refused:
             return self.aws.call(service, operation, params)
-        entries = params[name]
+        entries, self.current.struck = params[name], True
         unlucky = entries[self.faults.randrange(len(entries))]
         others = [one for one in entries if one is not unlucky]
         failed = {"Id": unlucky["Id"], "Code": "InternalError", "SenderFault": False}
@@ -450,7 +496,9 @@ class World:
     ) -> Process:
         """Start an invocation; it runs when :meth:`run` lets it."""
         deadline_ms = self.now_ms + spec.timeout_s * 1000
-        process = Process(spec, deadline_ms, self.now_ms, frozenset(accounts), ended)
+        process = Process(
+            spec, deadline_ms, self.now_ms, frozenset(accounts), ended, began_step=self.steps
+        )
 
         def body() -> None:
             answer = None
@@ -462,6 +510,11 @@ class World:
                 self.reached[f"failed: {type(error).__name__}"] += 1
                 self.trace.append(f"{spec.name} failed: {error!r}")
             self.processes.remove(process)
+            failed = answer is None or answer.get("batchItemFailures")
+            process.is_whole = not (failed or process.dead or process.struck)
+            process.ended_step = self.steps
+            if process.leaving:
+                process.leaving(process)
             # What a process that is gone would have answered reaches nobody.
             process.ended(process, None if process.dead else answer)
 

@@ -310,8 +310,9 @@ def _note_answer(
         # What was not asked for keeps its validators, those that are not trusted yet as well.
         kept = marks.unpack(standing.marks, world.clock(), 0)
         answer = replace(answer, etag=kept.etag, modified=kept.modified)
-    if standing.failures and not standing.pending:
+    if standing.failures and not standing.pending and not job.after_s:
         # With marks pending it is for a delta to say so: a poll may not even need the credential.
+        # A look may have asked for nothing at all.
         _forget_failures(world, job, standing)
     step = marks.step(
         poll.seen,
