@@ -340,8 +340,8 @@ class Lambda:
                 raise Broken(f"I8: {spec.queue} hands a job out again that {spec.name} is still at")
         if not self.world.healthy and self._by_chance(self.world.knobs.twice):
             self.world.reached["handed out twice"] += 1
-            whole = self.world.chance.random() < 0.5
-            again = messages if whole else [self.world.chance.choice(messages)]
+            whole = self.world.faults.random() < 0.5
+            again = messages if whole else [self.world.faults.choice(messages)]
             self._hand_over(spec, url, again)
         else:
             # What is handed out twice may be made visible by one that ends before the other.
