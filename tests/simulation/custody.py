@@ -190,6 +190,7 @@ def _is_own(process: Process, pk: str, sk: str) -> bool:
             "shard": (f"{job.connection}#{job.shard}", {job.account}),
             "stream": (f"{job.connection}#{job.account}#{job.stream}", {sk}),
             "token": (job.connection, {job.account, SHARED}),
+            "rate": (job.connection, {SHARED}),
         }
     else:
         own = {

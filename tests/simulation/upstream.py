@@ -166,7 +166,9 @@ class Upstream:
         for change in self.simulator.journal[self._seen :]:
             told = Told(change.account, change.stream, change.id, change.kind, now_ms)
             self.stirred.append(told)
-            if change.kind and change.id not in self.unreadable[change.stream, change.account]:
+            if change.id in self.unreadable[change.stream, change.account]:
+                continue
+            if change.kind:
                 self.journal.append(told)
             self._remember(change, now_ms)
         self._seen = len(self.simulator.journal)
@@ -174,7 +176,10 @@ class Upstream:
     def _remember(self, change: Change, now_ms: int) -> None:
         """Remember what a thing is now; what it is told to be is compared with that."""
         states = self.states.setdefault((change.account, change.stream, change.id), [])
-        found = held(self.name, self.simulator, change, now_ms, len(states))
+        skew_ms = self.scenario.skew_s * 1000
+        found = held(self.name, self.simulator, change, now_ms + skew_ms, len(states))
+        if skew_ms:
+            found = [replace(one, since_ms=one.since_ms - skew_ms) for one in found]
         if found and found != states[-len(found) :]:
             states += found
 
@@ -521,7 +526,7 @@ class OfRingCentral(Upstream):
             self.members.append(Member(account, {"accountId": "133128004"}, secret))
             # Nobody made it: it is there from the first.
             state = Change("presence", "created", "presence", 0, account)
-            self._remember(state, int(self.clock() * 1000))
+            self._remember(state, int(self._true() * 1000))
 
     def _token_name(self, account: str) -> str:
         return str(self.simulator._accounts[account].secrets[1])
@@ -656,7 +661,7 @@ class OfKirimdev(Upstream):
         self.simulator.add_organisation("org", f"kdv_live_{self.secret('all')}", **least)
         for number in range(accounts):
             account = f"10654035224290{number}"
-            key = f"kdv_live_{self.secret(account)}"
+            key = f"kdv_live_{self.secret('all' if self.scenario.shared else account)}"
             self.simulator.add_key("org", key)
             self.simulator.add_account("org", account)
             if chance.random() < 0.7:
