@@ -28,6 +28,7 @@ from pollwire.errors import (
     RateLimited,
     Rejected,
     Restart,
+    Retryable,
     Unasked,
     Unavailable,
 )
@@ -104,7 +105,8 @@ def check(world: World, job: CheckJob) -> Counts:
     counts["polled"] += len(polled)
     if _is_outage(connection, answers):
         counts["outage"] += 1
-        world.note_silence(connection)
+        asked_s = [one.retry_after_s for _, one in answers if isinstance(one, Retryable)]
+        world.note_silence(connection, max(asked_s))
         return counts
     jobs = _note_answers(world, job, connection, provider, polled, answers, spent, counts)
     counts["deltas"] = world.queues.send_deltas(jobs)
