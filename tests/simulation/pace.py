@@ -3,6 +3,8 @@ I11 at the provider's side: who asks for what and when, and who was to leave it 
 
     rests       after a refusal with Retry-After, a rate budget that is used up, or a failure,
                 nobody asks before it is over who could have known of it
+    outages     where nobody answers a check, all of its connection rests, longer each time
+    rates       deltas of a connection keep to their share of its rate, a check to the others'
     rounds      one check asks so often for one account, and no more checks do than are due
     reasons     where nothing goes wrong, a stream is fetched only if something happened in it
                 lately
@@ -14,7 +16,7 @@ struck that one while it wrote and no stale read misled this one.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ from pollwire import marks
 from pollwire.errors import PollwireError, RateLimited, Unavailable
 from pollwire.model import Request, Response
 
+from tests.simulation.lambdas import NEVER_MS
 from tests.simulation.upstream import Upstream
 from tests.simulation.world import Broken, Process
 
@@ -43,6 +46,12 @@ PENDING_MORE = 8
 
 #: A row shows up so long after it was made, and a tick comes so long after that, at most.
 LATELY_MS = 100_000
+
+#: Of a connection's rate, what its deltas may use; and how many of their requests are measured.
+DELTAS_SHARE, MEASURED = 0.2, 5
+
+#: A request is sent so long after its place in the rate, at most.
+TURN_MS = 200
 
 #: Connection, account and stream that something holds for; an empty text for any.
 Scope = tuple[str, str, str]
@@ -93,6 +102,10 @@ class Pace:
     _visits: dict[Process, dict[Scope, Visit]] = field(default_factory=dict)
     _failed: dict[Scope, list[int]] = field(default_factory=lambda: defaultdict(list))
     _tokens: dict[Scope, int] = field(default_factory=dict)
+    _outages: dict[Scope, int] = field(default_factory=dict)
+    _asked: dict[str, deque[int]] = field(
+        default_factory=lambda: defaultdict(lambda: deque(maxlen=MEASURED))
+    )
 
     def ask(self, request: Request, process: Process) -> Visit:
         """
@@ -119,6 +132,8 @@ class Pace:
             require(visit.asked <= most, f"{scope} was asked for {visit.asked} times by a check")
         else:
             self.fetched += account not in self.run.excused
+            if not request.budget:
+                self._require_paced(connection)
             if self.run.is_faultless:
                 self._require_reason(upstream, scope)
         return visit
@@ -145,7 +160,8 @@ class Pace:
         """Check what was written of an account, a stream or a connection."""
         now_ms = self.run.world.now_ms
         for name in ("not_before", "paused_until"):
-            wait_ms = int(item[name]["N"]) - now_ms if name in item else 0
+            until_ms = int(item[name]["N"]) if name in item else 0
+            wait_ms = until_ms - now_ms if until_ms < NEVER_MS else 0
             most_ms = BACKOFF_MS_MAX
             require(wait_ms <= most_ms, f"{name} is {wait_ms} ms ahead: a provider is forgotten")
         elements = item.get("pending", {}).get("SS", ())
@@ -154,6 +170,23 @@ class Pace:
             require(
                 len(group) <= most + PENDING_MORE, f"{len(group)} marks of {stream} are pending"
             )
+
+    def turn(self, connection: str, per_second: float) -> None:
+        """Check how fast a check is going to ask: what is left is for deltas."""
+        most = self.run.scenario.rate * (1 - DELTAS_SHARE) + 1e-6
+        require(per_second <= most, f"a check of {connection} asks {per_second} times a second")
+
+    def forget(self, connection: str) -> None:
+        """Nothing of a connection is to be left alone any more: an operator had a hand in it."""
+        self._rests = [one for one in self._rests if one.scope[0] != connection]
+
+    def _require_paced(self, connection: str) -> None:
+        asked, now_ms = self._asked[connection], self.run.world.now_ms
+        asked.append(now_ms)
+        apart_ms = (len(asked) - 1) * 1000 / (self.run.scenario.rate * DELTAS_SHARE)
+        took_ms = now_ms - asked[0]
+        enough = took_ms + TURN_MS >= apart_ms
+        require(enough, f"{len(asked)} requests of deltas of {connection} within {took_ms} ms")
 
     # Rests
 
@@ -195,7 +228,13 @@ class Pace:
 
     def _leave(self, process: Process) -> None:
         """Note what an invocation that has ended will have its accounts left alone for."""
-        for scope, visit in self._visits.pop(process).items():
+        visits = self._visits.pop(process)
+        if self._is_outage(process, visits):
+            self._note_outage(process, *visits.values())
+            return
+        if process.spec.stage == "check":
+            self._failed[process.job.connection, "", ""].clear()
+        for scope, visit in visits.items():
             visit.contested |= self._is_contested(scope, process)
             known = process.is_whole and not process.misled
             if visit.succeeded or not known:
@@ -213,6 +252,30 @@ class Pace:
             wait_ms = max(wait_ms, getattr(visit.error, "retry_after_s", 0) * 1000)
             why = f"it failed {len(before) + 1} times: {visit.error}"
             self._rest(blamed, wait_ms, why, process, visit)
+
+    def _is_outage(self, process: Process, visits: Mapping[Scope, Visit]) -> bool:
+        """Tell whether nobody has answered a check: that is a failure of nobody."""
+        return (
+            self.run.scenario.silence
+            and process.spec.stage == "check"
+            and all(isinstance(one.error, Unavailable) for one in visits.values())
+        )
+
+    def _note_outage(self, process: Process, visit: Visit, *others: Visit) -> None:
+        scope = (process.job.connection, "", "")
+        known = process.is_whole and not process.misled
+        beside = any(one[0] == scope[0] for of in self._visits.values() for one in of)
+        # Of several that notice it at the same time, one counts it.
+        if known and not beside and self._outages.get(scope, 0) <= process.began_step:
+            before = self._failed[scope]
+            longest_ms = min(self._interval_ms() * 2 ** min(len(before), 10), BACKOFF_MS_MAX)
+            asked_s = [getattr(one.error, "retry_after_s", 0) for one in (visit, *others)]
+            wait_ms = max(longest_ms // 2, *(1000 * one for one in asked_s))
+            self._rest(scope, wait_ms, f"outage {len(before) + 1}", process, visit)
+            before.append(process.ended_step)
+        else:
+            self._failed[scope].clear()
+        self._outages[scope] = process.ended_step
 
     def _blamed(self, scope: Scope, error: PollwireError | None) -> Scope:
         """Say what is left alone after a failure: a check's account, a delta's stream."""

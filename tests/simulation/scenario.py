@@ -20,7 +20,7 @@ from typing import Any
 from unittest import mock
 from urllib.parse import urlsplit
 
-from pollwire import decide, drain, due, items, marks
+from pollwire import decide, drain, due, items, marks, pipeline
 from pollwire.errors import (
     Conflict,
     Malformed,
@@ -98,6 +98,10 @@ class Scenario:
 
         recovers: Who is sick is well again when healing begins, and every promise holds then.
 
+        silence: A check that nobody answers is an outage, however few were asked.
+
+        rate: Requests a second of a connection.
+
         tight: What a provider lets an account ask is used up soon, until healing begins.
 
         removes: One account is removed in the midst of it all.
@@ -157,6 +161,8 @@ class Scenario:
     everywhere: bool = False
     recovers: bool = False
     tight: bool = False
+    silence: bool = False
+    rate: float = 50.0
     knobs: Knobs = field(default_factory=Knobs)
 
     @property
@@ -199,6 +205,7 @@ def fleet(seed: int) -> Scenario:
     """Draw a scenario of several accounts that share shards, connections and credentials."""
     chance = random.Random(f"fleet {seed}")  # not what the run itself draws from
     is_quiet = chance.random() < 0.2
+    rate = random.Random(f"rate {seed}").choice((50.0, 50.0, 5.0, 1.0))
     return replace(
         swarm(seed),
         accounts=chance.choice((2, 2, 3)),
@@ -210,6 +217,7 @@ def fleet(seed: int) -> Scenario:
         mutations=chance.randrange(2, 6),
         interval_s=20 if is_quiet else 60,
         slowest_s=120 if is_quiet else 0,
+        rate=rate,
         sleeps=12 if is_quiet else 0,
     )
 
@@ -255,6 +263,8 @@ def outage(seed: int) -> Scenario:
         sick=chance.choice(tuple(SICKNESSES)),
         everywhere=True,
         recovers=True,
+        accounts=chance.choice((1, 2)),
+        silence=chance.random() < 0.7,
     )
 
 
@@ -363,8 +373,17 @@ class Asking(Http):
         self._ends_ms = NEVER_MS
 
     def run(
-        self, checks: Iterable[tuple[str, Checking]], *, deadline_s: float, **more: Any
+        self,
+        checks: Iterable[tuple[str, Checking]],
+        *,
+        requests_per_second: float,
+        deadline_s: float,
+        **more: Any,
     ) -> Iterator[tuple[str, Seen | PollwireError]]:
+        process = self._run_.world.current
+        assert process
+        self._run_.pace.turn(process.job.connection, requests_per_second)
+        more["requests_per_second"] = requests_per_second
         self._ends_ms = self._run_.world.now_ms + round(deadline_s * 1000)
         try:
             yield from super().run(checks, deadline_s=max(deadline_s, 0.001), **more)
@@ -516,6 +535,8 @@ class Run:
                 stack.enter_context(mock.patch.object(module, name, size))
             if self.scenario.hurried:
                 stack.enter_context(mock.patch.object(drain, "PAGE_MS", HURRIED_MS))
+            if self.scenario.silence:
+                stack.enter_context(mock.patch.object(pipeline, "SILENT_MIN", 1))
             self._register()
             self._harm()
             self.heal()
@@ -764,6 +785,11 @@ class Run:
         self.unwanted.clear()
         for connection in upstream.connections():
             self._add(upstream, connection, member)
+        self._forget(upstream)
+
+    def _forget(self, upstream: Upstream) -> None:
+        for connection in upstream.connections():
+            self.pace.forget(connection.name)
 
     def _pause(self, upstream: Upstream) -> None:
         self.unwanted[upstream.members[0].id] = self.world.now_ms
@@ -796,6 +822,7 @@ class Run:
 
     def _unsuspend(self, upstream: Upstream) -> None:
         self._suspend(upstream, 0)
+        self._forget(upstream)
         self.unwanted.clear()
 
     def _next_ms(self, end_ms: int) -> int:

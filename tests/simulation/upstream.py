@@ -137,6 +137,7 @@ class Upstream:
             interval_s=interval_s,
             slowest_s=max(interval_s, given.slowest_s),
             shards=given.shards,
+            requests_per_second=given.rate,
         )
         more = range(2, given.connections + 1)
         return [first, *(replace(first, name=f"{self.name}-{number}") for number in more)]
@@ -547,6 +548,8 @@ class OfRingCentral(Upstream):
     def _expire(self, chance: Chance, account: str) -> None:
         """Have no sync token be valid any more."""
         self.simulator.expire_syncs(chance.choice(("MSG-333", "CMN-101")))
+        now_ms = int(self._true() * 1000)
+        self.stirred += [Told(one.id, "message-store", "", "", now_ms) for one in self.members]
 
     def _unreadable(self, chance: Chance, account: str) -> None:
         """Receive a message that is said to be another extension's."""
