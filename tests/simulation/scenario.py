@@ -809,8 +809,8 @@ class Run:
             self._write("UpdateItem", pk, sk, UpdateExpression="REMOVE standing")
 
     def _suspend(self, upstream: Upstream, until_ms: int = NEVER_MS) -> None:
-        # It is in every URL.
-        self.unwanted["://"] = self.world.now_ms
+        for host in self.providers[upstream.name].hosts.values():
+            self.unwanted[host] = self.world.now_ms
         for connection in upstream.connections():
             self._write(
                 "UpdateItem",
