@@ -151,6 +151,7 @@ class Scenario:
         """Nothing goes wrong and nothing is listed by the clock: what happens must be told soon."""
         knobs = self.knobs
         troubled = knobs.fault or knobs.lost or knobs.late or knobs.refused or self.sick
+        troubled = troubled or knobs.left or knobs.slow
         odd = self.interrupts or self.sleeps or self.hostile or self.lying
         return not (troubled or odd or self.reconciles)
 
