@@ -64,6 +64,8 @@ class State:
         at_ms: When it changed, as its row says; 0 if that says nothing.
 
         content: What has to be told.
+
+        missing: It left without a trace: only a listing from end to end shows that.
     """
 
     since_ms: int
@@ -72,11 +74,7 @@ class State:
     deleted: bool = False
     type: str = ""
     direction: str = ""
-
-    @property
-    def is_missing(self) -> bool:
-        """It left without a trace: only a listing from end to end shows that."""
-        return self.deleted and self.content.keys() == {"id"} and not self.type
+    missing: bool = False
 
 
 def iso(at_ms: int) -> str:
@@ -106,7 +104,7 @@ def _youmail(simulator: Any, change: Change, now_ms: int, known: int) -> list[St
     for one in versions[known:] or versions[-1:]:
         since_ms = max(now_ms, one.visible_ms)
         if one.fields is None:
-            found.append(State(since_ms, 0, {"id": change.id}, deleted=True))
+            found.append(State(since_ms, 0, {"id": change.id}, deleted=True, missing=True))
             continue
         fields, said = dict(one.fields), {}
         is_timed = simulator.show_updated and change.stream != "greeting"
@@ -166,7 +164,7 @@ def _ringcentral(simulator: Any, change: Change, now_ms: int, known: int) -> lis
         return [State(now_ms, 0, fields, call.told or call.lost, "", fields["direction"])]
     message = account.messages.get(change.id)
     if message is None:
-        return [State(now_ms, 0, {"id": change.id}, deleted=True)]
+        return [State(now_ms, 0, {"id": change.id}, deleted=True, missing=True)]
     kind, direction = message.fields["type"], message.fields["direction"]
     if message.availability != "Alive":
         return [State(now_ms, 0, {"id": change.id}, True, kind, direction)]
@@ -196,7 +194,7 @@ def _kirimdev(simulator: Any, change: Change, now_ms: int, known: int) -> list[S
     is_message = change.stream == "message-status"
     row = (account.messages if is_message else account.conversations).get(change.id)
     if row is None:
-        return [State(now_ms, 0, {"id": change.id}, deleted=True)]
+        return [State(now_ms, 0, {"id": change.id}, deleted=True, missing=True)]
     fields = {**row.fields, "updated_at": iso(row.updated_us // 1000)}
     if is_message:
         return [State(now_ms, 0, fields, direction="Outbound")]
@@ -426,7 +424,8 @@ def ends(run: Run, connection: str, upstream: Upstream, told: Mapping[Thing, lis
         if _is_unlisted(upstream, thing):
             continue
         kind = run.providers[upstream.name].streams[stream]
-        if states[-1].is_missing and not (kind.reconcile_s or kind.snapshot):
+        lists_all = kind.reconcile_s or kind.snapshot
+        if states[-1].deleted and not lists_all and upstream.hides(stream, states[-1]):
             continue
         if thing in told:
             _is_last(thing, told[thing][-1]["body"], states[-1])

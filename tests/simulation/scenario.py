@@ -173,6 +173,7 @@ class Scenario:
         """
         knobs = self.knobs
         troubled = knobs.fault or knobs.lost or knobs.late or knobs.refused
+        troubled = troubled or knobs.left or knobs.slow
         odd = self.interrupts or self.sleeps or self.hostile or self.lying
         return not (troubled or odd or self.tight or self.recovers or self.reconciles)
 

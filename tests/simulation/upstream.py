@@ -181,6 +181,10 @@ class Upstream:
         found = held(self.name, self.simulator, change, now_ms + skew_ms, len(states))
         if skew_ms:
             found = [replace(one, since_ms=one.since_ms - skew_ms) for one in found]
+        if found and found[-1].missing and states:
+            # It is told to be of the kind that it was.
+            last = (states + found)[-2]
+            found[-1] = replace(found[-1], type=last.type, direction=last.direction)
         if found and found != states[-len(found) :]:
             states += found
 
@@ -197,6 +201,10 @@ class Upstream:
     def knows_nothing(self, account: str) -> bool:
         """Tell whether it says of an account that there is none yet, or nothing in it."""
         return False
+
+    def hides(self, stream: str, state: State) -> bool:
+        """Tell whether only a listing from end to end shows that a thing was deleted."""
+        return state.missing
 
     def spoil(self, account: str, stream: str, identity: str) -> None:
         """Note that a row that was just made cannot be read."""
@@ -550,6 +558,11 @@ class OfRingCentral(Upstream):
         self.simulator.expire_syncs(chance.choice(("MSG-333", "CMN-101")))
         now_ms = int(self._true() * 1000)
         self.stirred += [Told(one.id, "message-store", "", "", now_ms) for one in self.members]
+
+    def hides(self, stream: str, state: State) -> bool:
+        """Without a token that is valid it is the messages that are left which are listed."""
+        expired = any(sync.error for sync in self.simulator._syncs.values())
+        return state.missing or (stream == "message-store" and expired)
 
     def _unreadable(self, chance: Chance, account: str) -> None:
         """Receive a message that is said to be another extension's."""
