@@ -187,7 +187,8 @@ def _is_own(process: Process, pk: str, sk: str) -> bool:
     kind, _, rest = pk.partition("#")
     if isinstance(job, DeltaJob):
         own = {
-            "shard": (f"{job.connection}#{job.shard}", {job.account}),
+            # An account that is not there any more may have moved to another shard.
+            "shard": (f"{job.connection}#{rest.rpartition('#')[2]}", {job.account}),
             "stream": (f"{job.connection}#{job.account}#{job.stream}", {sk}),
             "token": (job.connection, {job.account, SHARED}),
             "rate": (job.connection, {SHARED}),
