@@ -198,6 +198,7 @@ class Lambda:
             process.tried.append(known)
             counts = stage(pollwire, job, *more)
             process.done.append(known)
+            process.unasked |= bool(counts["unasked"])
             return counts
 
         return noting

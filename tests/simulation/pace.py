@@ -234,9 +234,11 @@ class Pace:
             return
         if process.spec.stage == "check":
             self._failed[process.job.connection, "", ""].clear()
+        # What was refused with an old token is no failure where there was no time to get a new one.
+        cut_short = process.unasked and process.spec.stage == "delta"
         for scope, visit in visits.items():
             visit.contested |= self._is_contested(scope, process)
-            known = process.is_whole and not process.misled
+            known = process.is_whole and not process.misled and not cut_short
             if visit.succeeded or not known:
                 for one in (scope, (*scope[:2], "")):
                     self._failed[one].clear()

@@ -940,7 +940,8 @@ class Run:
         return self.providers[upstream.name].shares_rate or self.shares(upstream)
 
     def upstream_of(self, connection: str) -> Upstream:
-        return next(one for one, of in self.connections() if of.name == connection)
+        name = connection.partition("-")[0]
+        return next(one for one in self.upstreams if one.name == name)
 
     @property
     def out(self) -> frozenset[str]:

@@ -88,6 +88,8 @@ class Process:
 
         tried: Jobs that its stage was given. done: Those that it did.
 
+        unasked: Somebody was not asked for, as it was not the time.
+
         began_step, ended_step: Steps that there had been by then; -1 if it is still at work.
 
         struck: A fault has struck one of its calls to AWS.
@@ -110,6 +112,7 @@ class Process:
     held: bool = False
     tried: list[Any] = field(default_factory=list)
     done: list[Any] = field(default_factory=list)
+    unasked: bool = False
     thread: greenlet | None = None
     began_step: int = 0
     ended_step: int = -1
