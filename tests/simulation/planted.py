@@ -1092,6 +1092,35 @@ WAITING: dict[str, Plant] = {
         (edit(due, "backoff_s", (_WAIT, "interval_s * 2.0 ** min(failures - 1, 10)")),),
         ailing("odd", "youmail", "intelli", minutes=40),
     ),
+    "outage_not_rested": Plant(
+        "A provider that answers nobody is asked on.",
+        (put(Pollwire, "note_silence", lambda *args: None),),
+        ailing("silent", "youmail", "kirimdev", minutes=4, silence=True),
+    ),
+    "outage_not_counted": Plant(
+        "A provider that answers nobody rests no longer the second time.",
+        (edit(state.State, "note_outage", ("connection.outages + 1", "1")),),
+        ailing("silent", "youmail", "kirimdev", minutes=16, silence=True),
+    ),
+    "outage_asked_to_wait": Plant(
+        "How long a provider asks to be left alone is not heeded if it answers nobody.",
+        (edit(Pollwire, "note_silence", ("self.jitter(), retry_after_s)", "self.jitter())")),),
+        ailing("later", "youmail", "intelli", minutes=4, silence=True),
+    ),
+    "outage_for_ever": Plant(
+        "That somebody answers again is not noted: one shard is checked, and no other.",
+        (put(state.State, "note_answered", lambda *args: None),),
+        ailing("silent", "youmail", "intelli", minutes=8, silence=True, shards=2, accounts=2),
+    ),
+    "deltas_unpaced": Plant(
+        "Deltas ask as fast as they can.",
+        (put(Pollwire, "await_turn", lambda *args: None),),
+        of("youmail", "kirimdev", rate=1.0, mutations=12),
+    ),
+    "checks_take_it_all": Plant(
+        "Checks leave nothing of the rate to deltas.",
+        (edit(due, "requests_per_second", ("* (1 - DELTAS_SHARE)", "")),),
+    ),
     "failures_forgotten": Plant(
         "A failure takes the place of the one before, instead of being one more.",
         (edit(state.State, "note_failure", ("ADD failures :one", ", failures = :one")),),

@@ -265,6 +265,7 @@ def outage(seed: int) -> Scenario:
         everywhere=True,
         recovers=True,
         accounts=chance.choice((1, 2)),
+        shards=chance.choice((1, 1, 2)),
         silence=chance.random() < 0.7,
     )
 
