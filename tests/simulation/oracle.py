@@ -343,9 +343,7 @@ def _said(thing: Thing, body: Fields) -> Fields:
     return said if isinstance(said, dict) else {}
 
 
-def _instants(
-    thing: Thing, event: Fields, state: State, states: list[State], skew_ms: int
-) -> None:
+def _instants(thing: Thing, event: Fields, state: State, states: list[State], skew_ms: int) -> None:
     decided, updated = event["timestamp"], event["body"]["lastUpdated"]
     arrived = iso(event["arrived_ms"])
     require(
