@@ -40,6 +40,9 @@ EVERYTHING = (0, 946_684_800_000)
 
 DAY_MS = 86_400_000
 
+#: The number of shards is a power of two, below 2 to the power of this.
+SHARD_BITS = 8
+
 #: Of all accounts of a connection.
 ALL, SHARED = "all", "*"
 
@@ -185,10 +188,11 @@ def _is_own(process: Process, pk: str, sk: str) -> bool:
     if job is None:
         return False
     kind, _, rest = pk.partition("#")
+    if kind == "shard" and _may_lie(rest, job.connection, sk):
+        # Where shards were split an account may still lie in one before.
+        return sk == getattr(job, "account", sk)
     if isinstance(job, DeltaJob):
         own = {
-            # An account that is not there any more may have moved to another shard.
-            "shard": (f"{job.connection}#{rest.rpartition('#')[2]}", {job.account}),
             "stream": (f"{job.connection}#{job.account}#{job.stream}", {sk}),
             "token": (job.connection, {job.account, SHARED}),
             "rate": (job.connection, {SHARED}),
@@ -200,6 +204,13 @@ def _is_own(process: Process, pk: str, sk: str) -> bool:
         }
     of, names = own.get(kind, ("", set()))
     return of == rest and sk in names
+
+
+def _may_lie(shard: str, connection: str, account: str) -> bool:
+    """Tell whether an account belongs to a shard, or did when there were fewer of them."""
+    of, _, number = shard.rpartition("#")
+    hashed = zlib.crc32(account.encode())
+    return of == connection and int(number) in {hashed % (1 << bits) for bits in range(SHARD_BITS)}
 
 
 def _keys(operation: str, params: Params) -> Keys:

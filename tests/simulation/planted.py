@@ -653,7 +653,7 @@ MARKS: dict[str, Plant] = {
             ),
         ),
         harsh("youmail", streams=3, mutations=14),
-        budget=200,
+        first=170,
     ),
     "compared_by_order": Plant(
         "A mark has to be greater than the one before, not just another.",
@@ -866,9 +866,9 @@ CUSTODY: dict[str, Plant] = {
                 Pollwire,
                 "account",
                 (
-                    "token = self._token(",
+                    "return replace(account, credential",
                     "__import__('logging').getLogger('pollwire').debug(str(credential))\n"
-                    "    token = self._token(",
+                    "    return replace(account, credential",
                 ),
             ),
         ),
