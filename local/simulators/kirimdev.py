@@ -234,6 +234,11 @@ class Kirimdev:
         agent = {"id": f"usr_{name}", "name": name, "email": None}
         self._change(conversation, {"assignee": agent if name else None}, at_ms)
 
+    def change_contact(self, conversation: str, *, at_ms: int | None = None, **fields: Any) -> None:
+        """Change what is known of whom a conversation is with."""
+        contact = self._conversation(conversation).fields["contact"]
+        self._change(conversation, {"contact": contact | fields}, at_ms)
+
     def set_status(self, conversation: str, status: str, *, at_ms: int | None = None) -> None:
         self._change(conversation, {"status": status}, at_ms)
 

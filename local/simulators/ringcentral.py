@@ -121,6 +121,8 @@ class RingCentral:
 
         on_page: Called with the number of records when a sync has been answered, so that something
             can happen between two pages.
+
+        token_name: Says what the tokens of an account begin with.
     """
 
     def __init__(
@@ -139,6 +141,7 @@ class RingCentral:
         whole_seconds: bool = True,
         ended_s: float = 15,
         on_page: Callable[[int], None] | None = None,
+        token_name: Callable[[str], str] = lambda account: "access",
     ) -> None:
         self.clock = clock
         self.token_s = token_s
@@ -153,6 +156,7 @@ class RingCentral:
         self.whole_seconds = whole_seconds
         self.ended_s = ended_s
         self.on_page = on_page
+        self.token_name = token_name
         self.journal: list[Change] = []
         self.requests: Counter[str] = Counter()
         self._lock = threading.RLock()
@@ -435,7 +439,7 @@ class RingCentral:
         refusal, more = self._spend(id_, "auth", self.auth_per_minute)
         if refusal:
             return refusal
-        token = f"access-{next(self._ids)}"
+        token = f"{self.token_name(id_)}-{next(self._ids)}"
         account.tokens.append((token, self.clock() + self.token_s))
         del account.tokens[: -self.sessions]
         answer = {"access_token": token, "token_type": "bearer", "expires_in": int(self.token_s)}

@@ -87,6 +87,8 @@ class YouMail:
 
         on_page: Called with stream and page number when a page has been answered, so that
             something can happen between two pages.
+
+        token_name: Says what the tokens of an account begin with.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class YouMail:
         show_updated: bool = False,
         paging: str = "pages",
         on_page: Callable[[str, int], None] | None = None,
+        token_name: Callable[[str], str] = lambda account: "token",
     ) -> None:
         self.clock = clock
         self.fields = fields
@@ -111,6 +114,7 @@ class YouMail:
         self.show_updated = show_updated
         self.paging = paging
         self.on_page = on_page
+        self.token_name = token_name
         self.journal: list[Change] = []
         self.requests: Counter[str] = Counter()
         self._lock = threading.RLock()
@@ -371,7 +375,7 @@ class YouMail:
         user, password = headers.get("youmail-user"), headers.get("youmail-password")
         for id_, account in self._accounts.items():
             if user in (account.username, account.phone) and password == account.password:
-                token = f"token-{next(self._ids)}"
+                token = f"{self.token_name(id_)}-{next(self._ids)}"
                 self._tokens[token] = (id_, self.clock() + self.token_s)
                 return _json({"authToken": token})
         return _error(403, "InvalidUser")

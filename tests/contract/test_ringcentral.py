@@ -1279,6 +1279,18 @@ def test_a_message_deleted_while_a_full_increment_is_read_is_deleted():
     assert decision.records["7"].gone
 
 
+def test_a_deletion_behind_a_full_increment_is_of_the_kind_that_was_listed():
+    crowded = sync_of(*[record(id_) for id_ in range(RECORDS)], syncToken="t1")
+    stub = sync_of({"id": 7, "availability": "Deleted"}, syncToken="t2")
+    first, last = answered("message-store", crowded, stub, cursor="t0")
+    listed = next(row for row in first.rows if row.id == "7")
+    (deleted,) = last.rows
+
+    assert listed.type
+    assert listed.direction
+    assert (deleted.type, deleted.direction) == (listed.type, listed.direction)
+
+
 @pytest.mark.parametrize(
     "answer",
     [

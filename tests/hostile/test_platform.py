@@ -373,6 +373,23 @@ def test_a_table_that_fails_loses_and_repeats_nothing(shop, call, fault):
     assert not shop.standing().pending
 
 
+@case("F65-keys-left-unread")
+def test_a_batch_that_leaves_keys_over_is_gone_on_with(shop):
+    def half(call, **params):
+        ((table, asked),) = params["RequestItems"].items()
+        keys = asked["Keys"]
+        taken = {**asked, "Keys": keys[: (len(keys) + 1) // 2]}
+        left = {table: {**asked, "Keys": keys[len(taken["Keys"]) :]}} if len(keys) > 1 else {}
+        return {**call(RequestItems={table: taken}), "UnprocessedKeys": left}
+
+    rows = [shop.change(ANN) for _ in range(5)]
+    shop.system.clock.advance(60)
+    shop.system.faults["batch_get_item"] = half
+    # None of these has a record yet: that a call finds nothing does not mean that it did nothing.
+    shop.poll()
+    assert [one.said[2] for one in shop.system.deliveries()] == rows
+
+
 @pytest.mark.parametrize("call", ["update_item", "query"])
 @case("F65-check-throttled")
 def test_a_table_that_fails_a_check_loses_nothing(shop, call):

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from itertools import pairwise
 
 import pytest
+from pollwire.errors import Unavailable
 from pollwire.events import iso
 from pollwire.model import CheckJob, Connection
 
@@ -342,6 +343,32 @@ def test_looks_go_on_after_a_pause(looks):
 
     assert min(instants(asked, looks.message)) >= 70
     assert apart(asked, looks.message)[0] == {5}
+
+
+def test_a_look_that_has_nothing_to_ask_for_forgets_no_failure(system):
+    def fail(request):
+        raise Unavailable("no answer")
+
+    simulator, connection = inbox(system)
+    looks = Looks(system, connection)
+    looks.message = simulator.send(simulator.new_conversation(NUMBERS[0]))
+    watch(looks)
+    system.http.on_request = fail
+    looks.run(600)
+
+    assert system.standing(NUMBERS[0], connection).failures >= 4
+
+
+def test_a_look_that_is_told_when_to_come_back_waits_until_then(looks):
+    def fail(request):
+        if looks.message in request.url:
+            raise Unavailable("503", retry_after_s=100)
+
+    watch(looks)
+    looks.system.http.on_request = fail
+    asked = looks.run(300)
+
+    assert min(apart(asked, looks.message)[0]) >= 100
 
 
 def test_a_budget_used_up_in_the_midst_of_a_check_is_no_failure(system):

@@ -133,6 +133,17 @@ def test_a_provider_that_does_not_answer_rests_as_a_whole(crowd):
     assert len(crowd.http.asked) == before
 
 
+def test_it_rests_as_long_as_it_asks_for(crowd):
+    def refuse(request):
+        raise Unavailable("503", retry_after_s=600)
+
+    crowd.http.on_request = refuse
+    crowd.check()
+
+    assert connection(crowd).outages == 1
+    assert connection(crowd).paused_until_ms - crowd.clock() >= 600_000
+
+
 def test_it_rests_longer_each_time_and_comes_back(crowd):
     crowd.http.on_request = hush
     rests = []

@@ -24,8 +24,11 @@ from tests.simulation.scenario import Run
 from tests.simulation.stories import STORIES
 from tests.simulation.world import FAULTS
 
-#: Families of scenarios, and how many of eight runs are of them.
-MIX = ("swarm", "swarm", "swarm", "swarm", "swarm", "paged", "calm", "neighbours")
+#: Families of scenarios, and how many of twenty-two runs are of them.
+MIX = (
+    *["swarm"] * 11, *["paged"] * 2, *["calm"] * 2, *["neighbours"] * 2, *["fleet"] * 2,
+    *["hour"] * 2, "outage",
+)  # fmt: skip
 
 #: Failures that are printed; the others are counted.
 SHOWN = 20
@@ -60,6 +63,10 @@ def _explore(seconds: float, seed: int) -> int:
         total = Report()
         for task in tasks:
             total.add(task.get())
+        pool.close()
+        pool.join()
+    # Starting, forking, reporting: all of it, of this process and of those that have ended.
+    total.cpu_s = sum(os.times()[:4])
     _print(total, workers, seconds)
     return 1 if total.failures else 0
 
@@ -78,7 +85,8 @@ def _print(report: Report, workers: int, seconds: float) -> None:
     faults = sum(report.injected.values())
     print(
         f"{report.runs} runs in {seconds:.0f} s on {workers} cores "
-        f"({report.runs / report.cpu_s:.0f} a second of a core), {report.steps} side effects, "
+        f"({report.runs / report.cpu_s:.0f} a second of a core), {report.idle} of them idle, "
+        f"{report.steps} side effects, "
         f"{faults} faults injected, {report.events} events, {report.repeats} repeated, "
         f"{len(report.failures)} failures"
     )

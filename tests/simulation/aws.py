@@ -120,18 +120,26 @@ class Aws:
 
         calls: How often each operation was called.
 
+        delivers: Asked by each delivery of SNS: whether the queue can be reached.
+
         lost: Messages that SNS could not deliver to a queue nor to its dead letters, by queue.
+
+        expired: Messages that were kept for too short a time, by queue.
+
+        buried: How often each dead letter had been received, by the queue it was on.
     """
 
     def __init__(self, deployed: Deployed, clock: Clock) -> None:
         self.stale: Callable[[], bool] = lambda: False
         self.leave: Callable[[int], int] = lambda keys: 0
+        self.delivers: Callable[[], bool] = lambda: True
         self.page_bytes = PAGE_BYTES
         self.calls: Counter[str] = Counter()
         self._table = _Table(self, deployed.table, clock)
         self._queues = _Queues(deployed.queues, clock)
-        self._topic = _Topic(deployed, self._queues, clock)
+        self._topic = _Topic(self, deployed, self._queues, clock)
         self.lost = self._topic.lost
+        self.expired, self.buried = self._queues.expired, self._queues.buried
         self._operations = {
             "dynamodb": self._table.operations(),
             "sqs": self._queues.operations(),
@@ -363,7 +371,9 @@ class _Table:
         self._named(name)
         if not asked.keys() <= {"Keys", "ConsistentRead"}:
             raise NotImplementedError("BatchGetItem takes keys only")
-        keys = [_key(one) for one in asked["Keys"]]
+        # AWS promises no order; the other way round nobody relies on one.
+        wanted = asked["Keys"][::-1]
+        keys = [_key(one) for one in wanted]
         if len(keys) > BATCH_GET_MAX:
             raise Invalid("Too many items requested for the BatchGetItem call")
         _require_distinct(keys)
@@ -377,10 +387,9 @@ class _Table:
                 break
             if item:
                 found.append(item.copy())
-        # AWS promises no order; the other way round nobody relies on one.
-        answer: Answer = {"Responses": {name: found[::-1]}, "UnprocessedKeys": {}}
+        answer: Answer = {"Responses": {name: found}, "UnprocessedKeys": {}}
         if taken < len(keys):
-            answer["UnprocessedKeys"] = {name: {**asked, "Keys": list(asked["Keys"][taken:])}}
+            answer["UnprocessedKeys"] = {name: {**asked, "Keys": wanted[taken:]}}
         return answer
 
     # Writing
@@ -801,6 +810,8 @@ class _Queues:
         self._clock = clock
         self._queues = {spec.name: _Queue(spec) for spec in specs.values()}
         self._numbers = 0
+        self.expired: Counter[str] = Counter()
+        self.buried: list[tuple[str, int]] = []
 
     def operations(self) -> Operations:
         one = frozenset({"QueueUrl", "ReceiptHandle"})
@@ -856,6 +867,7 @@ class _Queues:
         for message in list(queue.messages.values()):
             if now_ms - message.sent_ms >= retention_ms:
                 del queue.messages[message.id]
+                self.expired[queue.spec.name] += 1
         queue.oldest_ms = min((one.sent_ms for one in queue.messages.values()), default=now_ms)
 
     def _refresh(self, queue: _Queue) -> None:
@@ -953,6 +965,7 @@ class _Queues:
 
     def _bury(self, queue: _Queue, message: Message) -> None:
         target = self._queues[queue.spec.dead_letters]
+        self.buried.append((queue.spec.name, message.receives))
         del queue.messages[message.id]
         now_ms = self._clock()
         if target.spec.fifo:
@@ -1205,7 +1218,8 @@ def _received(message: Message, params: Params) -> Answer:
 
 
 class _Topic:
-    def __init__(self, deployed: Deployed, queues: _Queues, clock: Clock) -> None:
+    def __init__(self, hooks: Aws, deployed: Deployed, queues: _Queues, clock: Clock) -> None:
+        self._hooks = hooks
         self._arn, self._subscriptions = deployed.topic, deployed.subscriptions
         self._by_group, self._queues, self._clock = deployed.deduplicates_by_group, queues, clock
         self._seen: dict[tuple[str, str], tuple[int, str, str]] = {}
@@ -1265,9 +1279,11 @@ class _Topic:
         if not subscription.raw:
             sent = {"MessageBody": self._envelope(entry, identity, sequence)}
         fifo = {name: entry[name] for name in ("MessageGroupId", "MessageDeduplicationId")}
-        if self._arn in subscription.senders and self._sent(subscription.queue, sent, fifo):
+        reached = self._arn in subscription.senders and self._hooks.delivers()
+        if reached and self._sent(subscription.queue, sent, fifo):
             return
-        if not self._sent(subscription.dead_letters, sent, fifo):
+        kept = self._arn in subscription.dead_letter_senders
+        if not (kept and self._sent(subscription.dead_letters, sent, fifo)):
             self.lost[subscription.queue] += 1
 
     def _sent(self, name: str, sent: Params, fifo: Params) -> bool:

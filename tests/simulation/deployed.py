@@ -67,6 +67,30 @@ _ARNS = {
 #: What the simulation knows of an event source mapping; more would be silently left out of it.
 _MAPPING = {"Queue", "BatchSize", "FunctionResponseTypes", "ScalingConfig"}
 
+#: The same of a queue.
+_QUEUE = {
+    "DeduplicationScope",
+    "FifoQueue",
+    "FifoThroughputLimit",
+    "KmsMasterKeyId",
+    "MessageRetentionPeriod",
+    "QueueName",
+    "RedrivePolicy",
+    "SqsManagedSseEnabled",
+    "VisibilityTimeout",
+}
+
+#: And of a schedule.
+_SCHEDULE = {
+    "FlexibleTimeWindow",
+    "GroupName",
+    "Input",
+    "OmitName",
+    "RetryPolicy",
+    "RoleArn",
+    "ScheduleExpression",
+}
+
 #: What it knows of a policy's statement.
 _STATEMENT = {"Sid", "Effect", "Principal", "Action", "Resource", "Condition"}
 
@@ -107,7 +131,7 @@ def read(document: Mapping[str, Any]) -> Deployed:
         functions=functions,
         topic=stack.attribute(topic_id, "Arn"),
         deduplicates_by_group=topic.get("FifoThroughputScope") == "MessageGroup",
-        subscriptions=tuple(_subscriptions(stack, policies)),
+        subscriptions=tuple(_subscriptions(stack, policies, queues)),
         table=stack.name(table),
         key_arn=stack.attribute(key, "Arn"),
         schedules=tuple(_schedules(stack)),
@@ -211,7 +235,8 @@ def _queue(item: tuple[str, Mapping[str, Any]]) -> QueueSpec:
     """Read a queue; what it does not say is SQS's default."""
     _, queue = item
     redrive = queue.get("RedrivePolicy", {})
-    name = queue["QueueName"]
+    name, key = queue["QueueName"], queue.get("KmsMasterKeyId", "")
+    assert queue.keys() <= _QUEUE, f"{name}: {queue.keys() - _QUEUE}"
     return QueueSpec(
         name=name,
         arn=arn("sqs", name),
@@ -222,7 +247,13 @@ def _queue(item: tuple[str, Mapping[str, Any]]) -> QueueSpec:
         dead_letters=_last(redrive.get("deadLetterTargetArn", "")),
         receives=int(redrive.get("maxReceiveCount", 0)),
         deduplicates_by_group=queue.get("DeduplicationScope") == "messageGroup",
+        key_arn=_key_arn(key) if key else "",
     )
+
+
+def _key_arn(key: str) -> str:
+    """A key is named by its ARN or its id."""
+    return key if key.startswith("arn:") else arn("kms", f"key/{key}")
 
 
 def _functions(stack: _Stack) -> Iterator[FunctionSpec]:
@@ -230,7 +261,8 @@ def _functions(stack: _Stack) -> Iterator[FunctionSpec]:
     roles = _roles(stack)
     for function in stack.of_type("AWS::Serverless::Function").values():
         variables = {key: str(value) for key, value in function["Environment"]["Variables"].items()}
-        assert "Policies" not in function, f"{function['FunctionName']}: SAM's policies"
+        for unknown in ("Policies", "ReservedConcurrentExecutions"):
+            assert unknown not in function, f"{function['FunctionName']}: {unknown}"
         spec = FunctionSpec(
             name=function["FunctionName"],
             stage=function["CodeUri"].rpartition("/")[2],
@@ -272,6 +304,8 @@ def _schedules(stack: _Stack) -> Iterator[ScheduleSpec]:
             if event["Type"] != "ScheduleV2":
                 continue
             schedule = event["Properties"]
+            assert schedule.keys() <= _SCHEDULE, f"{schedule.keys() - _SCHEDULE}"
+            assert schedule.get("FlexibleTimeWindow", {}).get("Mode", "OFF") == "OFF"
             yield ScheduleSpec(
                 function=function["FunctionName"],
                 expression=schedule["ScheduleExpression"],
@@ -283,29 +317,39 @@ def _schedules(stack: _Stack) -> Iterator[ScheduleSpec]:
 
 
 def _subscriptions(
-    stack: _Stack, policies: Mapping[str, tuple[Statement, ...]]
+    stack: _Stack,
+    policies: Mapping[str, tuple[Statement, ...]],
+    queues: Mapping[str, QueueSpec],
 ) -> Iterator[SubscriptionSpec]:
     for subscription in stack.of_type("AWS::SNS::Subscription").values():
         assert subscription["Protocol"] == "sqs"
         assert subscription.get("FilterPolicyScope", "MessageAttributes") == "MessageAttributes"
         dead = subscription.get("RedrivePolicy", {}).get("deadLetterTargetArn", "")
-        topic = subscription["TopicArn"]
+        topic, endpoint = subscription["TopicArn"], subscription["Endpoint"]
         yield SubscriptionSpec(
-            queue=_last(subscription["Endpoint"]),
+            queue=_last(endpoint),
             policy=subscription.get("FilterPolicy"),
             raw=subscription.get("RawMessageDelivery", False),
             dead_letters=_last(dead),
-            senders=_senders(policies, subscription["Endpoint"], topic),
-            dead_letter_senders=_senders(policies, dead, topic),
+            senders=_senders(policies, queues.get(_last(endpoint)), topic),
+            dead_letter_senders=_senders(policies, queues.get(_last(dead)), topic),
         )
 
 
 def _senders(
-    policies: Mapping[str, tuple[Statement, ...]], queue: str, topic: str
+    policies: Mapping[str, tuple[Statement, ...]], queue: QueueSpec | None, topic: str
 ) -> frozenset[str]:
+    """Tell whether a topic may send to a queue, and seal what it sends with the queue's key."""
     context = {"aws:SourceArn": topic, "aws:SourceAccount": ACCOUNT, "aws:SecureTransport": "true"}
-    stated = _naming(policies.get(queue, ()), "sns.amazonaws.com")
-    return frozenset([topic] if allowed(stated, "sqs:SendMessage", queue, context) else [])
+    if queue is None:
+        return frozenset()
+    wanted = [("sqs:SendMessage", queue.arn, context)]
+    wanted += [(action, key, context) for action, key, _ in _sealing(queue, "Send")]
+    may = all(
+        allowed(_naming(policies.get(resource, ()), "sns.amazonaws.com"), action, resource, given)
+        for action, resource, given in wanted
+    )
+    return frozenset([topic] if may else [])
 
 
 def _last(of_arn: str) -> str:
@@ -531,11 +575,22 @@ def _table(name: str) -> str:
     return name if name.startswith("arn:") else arn("dynamodb", f"table/{name}")
 
 
-def _sqs(operation: str, params: Mapping[str, Any], _: Deployed) -> list[Need]:
+def _sqs(operation: str, params: Mapping[str, Any], deployed: Deployed) -> list[Need]:
     if operation not in _MESSAGES:
         return []
     account, name = params["QueueUrl"].split("/")[-2:]
-    return [(_MESSAGES[operation], f"arn:{PARTITION}:sqs:{REGION}:{account}:{name}", {})]
+    own = (_MESSAGES[operation], f"arn:{PARTITION}:sqs:{REGION}:{account}:{name}", {})
+    return [own, *_sealing(deployed.queues.get(name), operation)]
+
+
+def _sealing(queue: QueueSpec | None, operation: str) -> list[Need]:
+    """Tell what a queue's own key is needed for, by whoever sends or receives."""
+    if queue is None or not queue.key_arn or not operation.startswith(("Send", "Receive")):
+        return []
+    via = {"kms:ViaService": f"sqs.{REGION}.amazonaws.com"}
+    context = via | encryption_context({"aws:sqs:arn": queue.arn})
+    actions = ("kms:Decrypt", "kms:GenerateDataKey")[: 2 if operation.startswith("Send") else 1]
+    return [(action, queue.key_arn, context) for action in actions]
 
 
 def _sns(operation: str, params: Mapping[str, Any], _: Deployed) -> list[Need]:
@@ -548,8 +603,8 @@ def _kms(operation: str, params: Mapping[str, Any], deployed: Deployed) -> list[
     if operation not in {"Decrypt", "Encrypt"}:
         return []
     key = params.get("KeyId", deployed.key_arn)  # Decrypt finds it in what was sealed.
-    known = key if key.startswith("arn:") else arn("kms", f"key/{key}")
-    return [(f"kms:{operation}", known, encryption_context(params.get("EncryptionContext", {})))]
+    context = encryption_context(params.get("EncryptionContext", {}))
+    return [(f"kms:{operation}", _key_arn(key), context)]
 
 
 def encryption_context(pairs: Mapping[str, str]) -> dict[str, Any]:
@@ -575,11 +630,37 @@ def service_needs(service: str, deployed: Deployed) -> list[Need]:
     return []
 
 
-def mapping_needs(function: FunctionSpec) -> list[Need]:
+def mapping_needs(function: FunctionSpec, deployed: Deployed) -> list[Need]:
     """Tell what Lambda does with a function's queue, in the name of the function's role."""
-    actions = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
-    queue = arn("sqs", function.queue)
-    return [(action, queue, {}) for action in actions] if function.queue else []
+    if not function.queue:
+        return []
+    operations = ("ReceiveMessage", "DeleteMessage", "GetQueueAttributes")
+    url = {"QueueUrl": queue_url(function.queue)}
+    return [need for operation in operations for need in _sqs(operation, url, deployed)]
+
+
+_CRON = re.compile(r"cron\((\*|\*/[0-9]+|[0-9]+) \* \* \* \? \*\)")
+_RATE = re.compile(r"rate\(([0-9]+) (minute|hour|day)s?\)")
+
+
+def fires(expression: str, minute: int) -> bool:
+    """
+    Tell whether a schedule fires in a minute.
+
+    Args:
+        minute: Its number since the epoch.
+
+    Raises:
+        ValueError: The expression is none that the simulation knows.
+    """
+    if rate := _RATE.fullmatch(expression):
+        return minute % (int(rate[1]) * {"minute": 1, "hour": 60, "day": 1440}[rate[2]]) == 0
+    cron = _CRON.fullmatch(expression)
+    if not cron:
+        raise ValueError(f"{expression}: the simulation does not know this schedule")
+    every = int(cron[1].removeprefix("*/")) if cron[1].startswith("*/") else 1
+    at = minute % 60
+    return at == int(cron[1]) if cron[1].isdecimal() else at % every == 0
 
 
 def schedule_needs(schedule: ScheduleSpec) -> list[Need]:

@@ -3,11 +3,12 @@ The promises, checked when a run is at rest.
 
     I1   nothing is lost: the last event of each thing says what the provider holds
     I2   in order: revisions and sequences rise, and no older text follows a newer one
-    I3   identity: one id is one text, one decision is one id
+    I3   identity: one id is one text, one decision is one id; a thing is told as it was (oracle.py)
     I4   cursors never go down (checked at each write)
-    I5   no account is asked for with another's credential (checked at each request)
+    I5   no account is asked for with another's credential, nor its items touched for another
+         (custody.py, checked at each request and call)
     I6   one that fails stops no other (what a scenario with a broken account is for)
-    I7   no secret is seen
+    I7   no secret is seen, and nothing that people said but in events (custody.py)
     I8   every job was done, is queued, or is dead
     I9   what happens is told soon (scenarios without listings by the clock)
     I10  at rest there is nothing left to do, and nothing is said twice
@@ -24,13 +25,18 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from pollwire import drain, due
 from pollwire.events import digest
+from pollwire.http.limits import Limits
 from pollwire.items import record_sk
-from pollwire.model import DeltaJob, Record, Row, Start, Stream
+from pollwire.model import DeltaJob, Page, Record, Row, Start, Stream
 from pollwire.providers.kirimdev import RANKS
 
-from tests.simulation.upstream import CANARY, Upstream
-from tests.simulation.world import Broken
+from tests.simulation import oracle
+from tests.simulation.custody import impersonal, without_secrets
+from tests.simulation.lambdas import MINUTE_MS
+from tests.simulation.upstream import Told, Upstream
+from tests.simulation.world import POISON, Broken, chosen
 
 if TYPE_CHECKING:
     from tests.simulation.scenario import Run
@@ -38,17 +44,34 @@ if TYPE_CHECKING:
 #: Requests to a provider for each account and minute, at most.
 REQUESTS_MAX = 120
 
-#: One of so many runs is let go on, to see that it has nothing more to say.
+#: One of so many runs is let go on, to see that it has nothing more to say, and its numbers read.
 SILENT = 4
 
-#: Told after it was made, at most, when nothing goes wrong: two intervals, the longest overlap, and
-#: some seconds for the way.
-FRESH_MS = 250_000
+#: Told after it happened, at most, when nothing goes wrong: two intervals, the overlap of its
+#: stream, and these seconds for the way.
+WAY_MS = 10_000
+
+#: A call to AWS takes so many seconds at most, with all its attempts.
+CALL_S = 3 * (2 + 5)
+
+#: And a message: a whole check and its writes, a request at its deadline and its decision.
+REQUEST_S = Limits().request_s
+LEAST_S = {"check": due.CHECK_S + 5, "delta": REQUEST_S + 2}
+
+#: A page may take three requests: one that is refused, a new token, the same again; and the writes.
+PAGE_S, PAGE_LEAST_S = drain.PAGE_MS / 1000, 3 * REQUEST_S + 5
+
+#: Invocations of one batch that a message is hidden for, as AWS advises: some may be throttled.
+ATTEMPTS = 6
+
+#: A job is given up after so many receptions, not before.
+TRIES = 3
 
 _BUGS = re.compile(
     "(TypeError|KeyError|IndexError|NameError|AttributeError|ValueError|UnicodeError"
     "|NotImplementedError|AssertionError|RuntimeError|RecursionError|ZeroDivisionError)"
 )
+_ALARMS = re.compile(r'"counts": ?\{[^}]*"bad_rows": ?([0-9]+)')
 _VERSION = re.compile(r"v[0-9]{5}")
 
 Key = tuple[str, str, str, str]
@@ -73,7 +96,10 @@ def check(run: Run) -> None:
     accounting(run)
     silence(run)
     bounds(run)
+    if chosen("numbers", run.scenario.seed, SILENT):
+        numbers(run)
     removal(run)
+    counted(run)
     if run.scenario.is_calm and run.world.plan is None:
         freshness(run, told)
 
@@ -86,6 +112,7 @@ def histories(run: Run) -> dict[Key, list[dict[str, Any]]]:
     truth(run, told)
     statuses(run, told)
     completeness(run, told)
+    oracle.check(run, {key: first(found) for key, found in told.items()})
     return told
 
 
@@ -144,29 +171,35 @@ def _require_progress(key: Key, news: list[dict[str, Any]]) -> None:
 def truth(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
     """I1: what was told to be deleted was deleted; a false alarm heals, and is one nevertheless."""
     gone = {
-        (upstream.name, change.account, change.stream, change.id)
+        key
         for upstream, change in run.changes()
         if change.kind == "deleted"
+        for key in _keys(upstream, change)
     }
     for key, found in told.items():
         deleted = [one for one in found if one["body"]["change"] == "deleted"]
         require(not deleted or key in gone, f"I1: {key} was told to be deleted and never was")
 
 
+def _keys(upstream: Upstream, change: Told) -> list[Key]:
+    """Name what a change is told under: once for each connection."""
+    about = (change.account, change.stream, change.id)
+    return [(connection.name, *about) for connection in upstream.connections()]
+
+
 def statuses(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
     """I2 of watched messages: no status goes back; and, if nothing goes wrong, the last is told."""
     for upstream in run.upstreams:
         for change in upstream.journal if upstream.watches else ():
-            if change.stream != "message-status":
-                continue
-            key = (upstream.name, change.account, change.stream, change.id)
-            said = [one["body"]["record"]["status"] for one in first(told.get(key, []))]
-            ranks = [RANKS[one] for one in said]
-            require(ranks == sorted(ranks), f"I2: {key} went back: {said}")
-            held = upstream.simulator._accounts[change.account].messages[change.id]
-            if run.scenario.is_calm and change.account != run.removed:
-                now = held.fields["status"]
-                require(said and said[-1] == now, f"I1: {key} is {now}, told was {said}")
+            for key in _keys(upstream, change) if change.stream == "message-status" else ():
+                said = [one["body"]["record"]["status"] for one in first(told.get(key, []))]
+                ranks = [RANKS[one] for one in said]
+                require(ranks == sorted(ranks), f"I2: {key} went back: {said}")
+                held = upstream.simulator._accounts[change.account].messages[change.id]
+                calm = run.scenario.is_calm and not run.world.plan
+                if calm and change.account not in run.out:
+                    now = held.fields["status"]
+                    require(said and said[-1] == now, f"I1: {key} is {now}, told was {said}")
 
 
 def completeness(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
@@ -185,11 +218,17 @@ def _complete(
     stream = run.providers[upstream.name].streams[name]
     pollwire = run.pollwire()
     records = pollwire.state.all_records(DeltaJob(connection, 0, account, name, (), 0))
-    rows = {row.id: row for row in listing(run, upstream, account, name)}
+    pages = list(listing(run, upstream, connection, account, name))
+    rows = {row.id: row for page in pages for row in page.rows}
+    bad = {one.key for page in pages for one in page.bad}
+    where = f"stream#{connection}#{account}#{name}"
+    unknown = [one for one in bad if (where, f"q#{one}") not in run.world.aws.items]
+    require(not unknown, f"{key}: {unknown} cannot be read, and nobody was told")
     # What was made and not deleted, by the provider's own journal: our listing must have it, too.
     last = {one.id: one.kind for one in upstream.journal if (one.account, one.stream) == key[1:]}
     # But for calls, which end by themselves, and for a second that holds more than can be listed.
-    unlisted = name == "presence" or any(one.startswith("gap:") for one in rows)
+    gaps = any(page.gaps for page in pages) or any(one.startswith("gap:") for one in rows)
+    unlisted = name == "presence" or gaps or oracle.is_crowded(upstream, key)
     for identity_ in (one for one, kind in last.items() if kind != "deleted"):
         found = identity_ in rows or unlisted
         require(found, f"I1: {key} {identity_} is at the provider, and our listing lacks it")
@@ -199,26 +238,24 @@ def _complete(
             _gone(where, told.get(identity_, []))
             continue
         _present(run, key, row, stream, records.get(identity_), told.get(identity_, []))
-    if name != "messages" and (run.scenario.reconciles or stream.snapshot):
+    if (stream.reconcile_s or stream.snapshot) and not gaps:
         for identity_ in told.keys() - rows.keys():
             _gone(f"{key} {identity_}", told[identity_])
 
 
-def listing(run: Run, upstream: Upstream, account: str, name: str) -> Iterator[Row]:
-    """List what the provider holds of a stream; of equal ids the last."""
+def listing(run: Run, upstream: Upstream, name_: str, account: str, stream: str) -> Iterator[Page]:
+    """List what the provider holds of a stream; of equal ids the last counts."""
     pollwire = run.pollwire()
-    connection = pollwire.state.connection(upstream.connection().name)
-    standing = pollwire.state.account(upstream.name, 0, account)
+    connection = pollwire.state.connection(name_)
+    standing = pollwire.state.account(name_, run.shard(account), account)
     assert connection
     assert standing
     provider = run.providers[upstream.name]
     seen = pollwire.account(connection, provider, standing, opened=True)
     if upstream.name == "kirimdev":
         upstream.simulator._cache.clear()
-    if upstream.name == "ringcentral":
-        upstream.simulator._budgets.clear()
-    for page in provider.delta(seen, name, Start(), pollwire.http.fetch):
-        yield from page.rows
+    upstream.unbind()
+    yield from provider.delta(seen, stream, Start(), pollwire.http.fetch)
 
 
 def _present(
@@ -254,6 +291,7 @@ def _present(
 def _require_baseline(run: Run, key: tuple[str, str, str], record: Record) -> None:
     where = f"I1: {key} {record.id}"
     require(not run.scenario.backfill, f"{where} was recorded without a word")
+    require(key[1] not in run.empty, f"{where} came after there was nothing, and was not told")
     recorded = run.baselines.get("stream#{}#{}#{}".format(*key), {})
     require(
         recorded.get(record_sk(record.id)) == record.digest,
@@ -265,7 +303,7 @@ def unprompted(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
     """What was there before an account was added is not told as new, unless that is wanted."""
     if run.scenario.backfill:
         return
-    made = {(one.name, told.account, told.stream, told.id) for one, told in run.changes()}
+    made = {key for upstream, change in run.changes() for key in _keys(upstream, change)}
     for key, found in told.items():
         change = found[0]["body"]["change"]
         require(
@@ -284,50 +322,111 @@ def sanity(run: Run) -> None:
     for reason in _BUGS.findall(run.lambdas.logs.getvalue()):
         raise Broken(f"a job failed with {reason}")
     for name in run.world.reached:
-        require(not _BUGS.search(name), f"a function {name}")
+        how = [one for one in run.world.trace if "failed: " in one]
+        require(not _BUGS.search(name), f"a function {name}: {how}")
+
+
+def counted(run: Run) -> None:
+    """A row that cannot be read raises one alarm: it is recorded, and counted no more."""
+    if run.world.is_terse or not run.scenario.is_calm or run.world.plan is not None:
+        return
+    alarms = sum(map(int, _ALARMS.findall(run.lambdas.logs.getvalue())))
+    recorded = sum(sk.startswith("q#") for _, sk in run.world.aws.items)
+    require(alarms == recorded, f"{alarms} alarms of {recorded} rows that cannot be read")
 
 
 def secrecy(run: Run) -> None:
-    """I7: a credential is seen nowhere but in a request."""
+    """I7: a credential is seen nowhere but in a request, and no content but in an event."""
     aws = run.world.aws
-    places = {
-        "the logs": run.lambdas.logs.getvalue(),
-        "the table": str(aws.items),
-        "a queue": str(
-            [one.body for name in run.world.deployed.queues for one in aws.messages(name)]
-        ),
+    logs = run.lambdas.logs.getvalue()
+    bodies = {
+        name: str([one.body for one in aws.messages(name)]) for name in run.world.deployed.queues
     }
-    for place, text in places.items():
-        require(CANARY not in text, f"I7: a secret is seen in {place}")
+    without_secrets("the logs", logs)
+    without_secrets("the table", str(aws.items))
+    without_secrets("a queue", str(bodies))
+    impersonal("the logs", logs)
+    impersonal("a shard", str([one for (pk, _), one in aws.items.items() if "shard#" in pk]))
+    for subscription in run.world.deployed.subscriptions:
+        # Events are for these, and for what takes what cannot be delivered.
+        bodies.pop(subscription.queue)
+        bodies.pop(subscription.dead_letters, "")
+    impersonal("a queue", str(bodies))
 
 
 def accounting(run: Run) -> None:
-    """I8: jobs are done, queued or dead; nothing waits in a queue that is at rest."""
+    """
+    I8: jobs are done, queued or dead; nothing waits in a queue that is at rest.
+
+    That one is deleted if it was done, and only then, is looked at whenever a function ends.
+    """
+    world = run.world
+    for name, tries in world.aws.buried:
+        require(tries >= TRIES, f"I8: {name} gives a job up that was tried {tries} times")
+    is_single = world.plan is not None and len(world.plan) == 1
+    require(not (is_single and run.redriven), "I8: one fault kills a job")
+    require(not world.aws.expired, f"I8: {world.aws.expired} messages were kept too short a time")
+    require(not world.aws.lost, f"I8: {world.aws.lost} events could not be delivered")
+    for subscription in world.deployed.subscriptions:
+        found = subscription.dead_letters and len(world.aws.messages(subscription.dead_letters))
+        wanted = (found or 0) <= world.injected["undelivered"]
+        require(wanted, f"I8: {subscription.queue} does not get {found} events")
     dead = {
-        queue.dead_letters: len(run.world.aws.messages(queue.dead_letters))
-        for queue in run.world.deployed.queues.values()
+        queue.dead_letters: [one.body for one in world.aws.messages(queue.dead_letters)]
+        for queue in world.deployed.queues.values()
         if queue.dead_letters
     }
-    left = {name: number for name, number in dead.items() if number}
+    if world.poisoned:
+        letters = dead.get(world.deployed.queues[world.poisoned].dead_letters, [])
+        require(POISON in letters, f"I8: what {world.poisoned} had that is no job is not kept")
+        letters.remove(POISON)
+    left = {name: len(bodies) for name, bodies in dead.items() if bodies}
     require(not left or run.sick, f"I8: dead after everything is healthy: {left}")
-    require(not run.world.aws.lost, f"I8: {run.world.aws.lost} events could not be delivered")
 
 
 def silence(run: Run) -> None:
     """I10: at rest, nothing more is said."""
-    if run.scenario.seed % SILENT and run.world.plan is None:
+    if not chosen("silence", run.scenario.seed, SILENT) and run.world.plan is None:
         return
-    before = len(run.deliveries())
+    before, fetched = len(run.deliveries()), run.pace.fetched
+    listed = run.scenario.reconciles and run.is_listed_within(MINUTE_MS)
     run.minute()
     require(len(run.deliveries()) == before, "I10: more was told though nothing happened")
+    more = run.pace.fetched - fetched
+    require(not more or listed, f"I11: {more} more requests of deltas though nothing happened")
 
 
 def bounds(run: Run) -> None:
     """I11: nobody is hammered."""
+    if run.is_faultless:
+        # As often as it is due, and every five seconds where something is watched.
+        apart_s = 5 if run.scenario.watches else run.scenario.interval_s
+        for account, number in run.pace.checks.items():
+            most = run.lambdas.begun * 60 // apart_s
+            require(number <= most, f"I11: {account} was checked {number} times, due was {most}")
     minutes = (run.world.now_ms - 1_800_000_000_000) / 60_000 + 1
     for host, number in run.requests.items():
-        most = REQUESTS_MAX * minutes * run.scenario.accounts * (3 if run.scenario.watches else 1)
+        given = run.scenario
+        accounts = given.accounts * given.connections
+        most = REQUESTS_MAX * minutes * accounts * (3 if given.watches else 1)
         require(number <= most, f"I11: {number} requests to {host} in {minutes:.0f} minutes")
+
+
+def numbers(run: Run) -> None:
+    """I11: times, sizes and tries as deployed fit each other, and what the functions do in them."""
+    require(PAGE_S >= PAGE_LEAST_S, f"I11: a page has {PAGE_S} s and may need {PAGE_LEAST_S}")
+    deployed = run.world.deployed
+    for function in deployed.functions.values():
+        least_s = max(CALL_S, LEAST_S.get(function.stage, 0) * function.batch)
+        fits = function.timeout_s >= least_s
+        require(fits, f"I11: {function.name} has {function.timeout_s} s and may need {least_s}")
+        if not function.queue:
+            continue
+        queue = deployed.queues[function.queue]
+        fits = queue.retention_s >= queue.receives * queue.visibility_s
+        require(fits, f"I11: {queue.name}: a message expires before it is a dead letter")
+        fits = queue.visibility_s >= ATTEMPTS * function.timeout_s
+        require(fits, f"I11: {queue.name}: a message is back before Lambda has given its batch up")
 
 
 def removal(run: Run) -> None:
@@ -337,12 +436,24 @@ def removal(run: Run) -> None:
 
 
 def freshness(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
-    """I9: what is made is told soon."""
-    for upstream, change in run.changes():
-        found = told.get((upstream.name, change.account, change.stream, change.id), [])
-        if change.kind != "created" or not found or change.account == run.removed:
-            continue
-        # What the baseline recorded may be told first when it is gone.
-        waited_ms = int(str(found[0]["arrived_ms"])) - change.at_ms
-        if found[0]["body"]["change"] == "created" and waited_ms > 0:
-            require(waited_ms <= FRESH_MS, f"I9: {change} was told after {waited_ms} ms")
+    """I9: what is made is told soon, and nothing is told of what is long over."""
+    for upstream in run.upstreams:
+        happened: dict[Key, list[Told]] = defaultdict(list)
+        for one in upstream.stirred:
+            for key in _keys(upstream, one) if one.account not in run.out else ():
+                happened[key].append(one)
+        for key, changes in happened.items():
+            overlap_ms = run.providers[upstream.name].streams[key[2]].overlap_s * 1000
+            most_ms = 2000 * run.scenario.interval_s + overlap_ms + WAY_MS
+            _require_fresh(changes, first(told.get(key, [])), most_ms)
+
+
+def _require_fresh(changes: list[Told], news: list[dict[str, Any]], most_ms: int) -> None:
+    for number, event in enumerate(news):
+        at_ms, kind = int(event["arrived_ms"]), event["body"]["change"]
+        before = [one for one in changes if one.at_ms <= at_ms]
+        if (kind, number) == ("created", 0):
+            # It may have changed since; that it is there is told soon nevertheless.
+            before = [one for one in before if one.kind == "created"]
+        waited_ms = at_ms - max((one.at_ms for one in before), default=at_ms)
+        require(waited_ms <= most_ms, f"I9: {before[-1:]} was told after {waited_ms} ms")

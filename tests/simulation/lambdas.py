@@ -11,11 +11,12 @@ import json
 import logging
 import os
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from datetime import UTC, datetime
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 from unittest import mock
@@ -24,17 +25,19 @@ import boto3
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 from botocore.validate import ParamValidator
-from pollwire.events import iso
+from pollwire import pipeline, queues
 from pollwire.http import Hosts
 from pollwire.providers import Provider
 from pollwire.queues import Queues, Topic
 from pollwire.secrets import Sealer
 from pollwire.state import State
+from pollwire.wiring import Settings
 from pollwire.world import World as Pollwire
 
 from tests.integration.system import Http
+from tests.simulation.deployed import fires, mapping_needs, schedule_needs
 from tests.simulation.specs import FunctionSpec
-from tests.simulation.world import Broken, Process, World
+from tests.simulation.world import POISON, Broken, Process, World
 from tests.stack import ROOT
 
 MINUTE_MS = 60_000
@@ -48,9 +51,10 @@ ENVIRONMENT = {
     "AWS_SECRET_ACCESS_KEY": "testing",
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_REGION": "us-east-1",
-    "POWERTOOLS_METRICS_NAMESPACE": "Pollwire",
-    "LOG_LEVEL": "INFO",
 }
+
+#: What tells one job from another, in the message and in what is read of it.
+JOB = ("connection", "shard", "account", "stream", "due_ms", "after_s")
 
 _numbers = itertools.count()
 
@@ -61,20 +65,23 @@ def client(service: str) -> Any:
         return boto3.Session(region_name="us-east-1").client(service)
 
 
-def _load(stage: str) -> ModuleType:
+def _load(spec: FunctionSpec) -> ModuleType:
     """Import a function's module once more, as a container's cold start does."""
-    path = ROOT / "functions" / stage / "app.py"
-    found = importlib.util.spec_from_file_location(f"sim_{stage}_{next(_numbers)}", path)
+    path = ROOT / "functions" / spec.stage / "app.py"
+    found = importlib.util.spec_from_file_location(f"sim_{spec.stage}_{next(_numbers)}", path)
     assert found
     assert found.loader
     module = importlib.util.module_from_spec(found)
-    with mock.patch.dict(os.environ, {**ENVIRONMENT, "POWERTOOLS_SERVICE_NAME": stage}):
+    with mock.patch.dict(os.environ, {**ENVIRONMENT, **spec.environment}):
         found.loader.exec_module(module)
     return module
 
 
-#: Modules by stage that no container uses at the moment: importing takes longer than a run.
-_spare: dict[str, list[ModuleType]] = defaultdict(list)
+#: What a module is imported with: its stage and its environment.
+Kind = tuple[Any, ...]
+
+#: Modules that no container uses at the moment: importing takes longer than a run.
+_spare: dict[Kind, list[ModuleType]] = defaultdict(list)
 
 _validator = ParamValidator()
 
@@ -129,6 +136,9 @@ class Lambda:
 
     Args:
         http: Makes what a container asks providers with.
+
+    Attributes:
+        is_loud: Everything is logged, as an operator may set it.
     """
 
     def __init__(
@@ -140,43 +150,70 @@ class Lambda:
     ) -> None:
         self.world, self.providers, self.hosts, self._http = world, providers, hosts, http
         self.logs = io.StringIO()
-        self.ticks: list[int] = []
+        self.is_loud = False
+        self.begun = 0
         self._warm: dict[str, list[Container]] = defaultdict(list)
-        self._made: list[tuple[str, ModuleType]] = []
+        self._made: list[tuple[Kind, ModuleType]] = []
+        self._at_work: set[str] = set()
         self._busy: dict[str, int] = defaultdict(int)
         self._next_ms: dict[str, int] = {}
         self._mapped = {one.queue: one for one in world.deployed.functions.values() if one.queue}
         self.soonest_ms = NEVER_MS
-        (self._schedule,) = (
-            one for one in world.deployed.functions.values() if one.stage == "schedule"
-        )
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Have every AWS client of the process talk to this world."""
-        real, stdout = BaseClient._make_api_call, sys.stdout
+        real, out = BaseClient._make_api_call, (sys.stdout, sys.stderr)
         BaseClient._make_api_call = _bound(self.world)  # type: ignore[method-assign]
-        sys.stdout = self.logs
+        sys.stdout = sys.stderr = self.logs
+        product, handler = logging.getLogger("pollwire"), logging.StreamHandler(self.logs)
+        if self.is_loud:
+            product.addHandler(handler)
+            product.setLevel(logging.DEBUG)
         try:
-            yield
+            with (
+                mock.patch.object(pipeline, "check", self._noting(pipeline.check)),
+                mock.patch.object(pipeline, "delta", self._noting(pipeline.delta)),
+            ):
+                yield
         finally:
             self.world.abandon()
             BaseClient._make_api_call = real  # type: ignore[method-assign]
-            sys.stdout = stdout
-            for stage, module in self._made:
-                _spare[stage].append(module)
+            sys.stdout, sys.stderr = out
+            if self.is_loud:
+                product.removeHandler(handler)
+                product.setLevel(logging.NOTSET)
+            # Once only: two containers that share a module share what it keeps of a batch.
+            self._warm.clear()
+            while self._made:
+                kind, module = self._made.pop()
+                _spare[kind].append(module)
 
-    def pollwire(self) -> Pollwire:
-        """Build what a container builds at its cold start."""
-        deployed = self.world.deployed
-        variables = next(iter(deployed.functions.values())).environment
+    def _noting(self, stage: Callable[..., Any]) -> Callable[..., Any]:
+        """Have a process remember which jobs its stage did."""
+
+        def noting(pollwire: Pollwire, job: Any, *more: Any) -> Any:
+            process, known = self.world.current, tuple([getattr(job, name, None) for name in JOB])
+            assert process
+            process.tried.append(known)
+            counts = stage(pollwire, job, *more)
+            process.done.append(known)
+            process.unasked |= bool(counts["unasked"])
+            return counts
+
+        return noting
+
+    def pollwire(self, spec: FunctionSpec | None = None) -> Pollwire:
+        """Build what a container builds at its cold start; without a function, what one at hand."""
+        of = self.world.deployed
+        settings = Settings(of.table, "", "", of.topic, of.key_arn, "")
+        if spec:
+            settings = Settings.read(spec.environment)
         return Pollwire(
-            state=State(client("dynamodb"), deployed.table),
-            queues=Queues(
-                client("sqs"), variables["CHECKS_QUEUE_URL"], variables["DELTAS_QUEUE_URL"]
-            ),
-            topic=Topic(client("sns"), deployed.topic),
-            sealer=Sealer(client("kms"), deployed.key_arn, self.world.clock),
+            state=State(client("dynamodb"), settings.table_name),
+            queues=Queues(client("sqs"), settings.checks_queue_url, settings.deltas_queue_url),
+            topic=Topic(client("sns"), settings.events_topic_arn),
+            sealer=Sealer(client("kms"), settings.key_arn, self.world.clock),
             http=self._http(),  # type: ignore[arg-type]
             hosts=self.hosts,
             providers=self.providers,
@@ -188,24 +225,46 @@ class Lambda:
     def _container(self, spec: FunctionSpec) -> Container:
         if self._warm[spec.name]:
             return self._warm[spec.name].pop()
-        module = _spare[spec.stage].pop() if _spare[spec.stage] else _load(spec.stage)
-        self._made.append((spec.stage, module))
+        kind = (spec.stage, *sorted(spec.environment.items()))
+        module = _spare[kind].pop() if _spare[kind] else _load(spec)
+        self._made.append((kind, module))
         level = logging.WARNING if self.world.is_terse else logging.INFO
+        level = logging.DEBUG if self.is_loud else level
         if module.logger.log_level != level:
             module.logger.setLevel(level)
         for handler in module.logger.handlers:
             handler.setStream(self.logs)
-        container = Container(module, self.pollwire())
+        container = Container(module, self.pollwire(spec))
         module.world = lambda: container.pollwire  # type: ignore[attr-defined]
+        if spec.queue:
+            name = f"read_{spec.stage}"
+            setattr(module, name, self._reading(getattr(queues, name)))
         return container
 
+    def _reading(self, read: Callable[[str], Any]) -> Callable[[str], Any]:
+        """Note which of its jobs an invocation is at work for."""
+
+        def noted(body: str) -> Any:
+            job = read(body)
+            if self.world.current:
+                self.world.current.job, self.world.current.account = job, ""
+            return job
+
+        return noted
+
     # Invocations
+
+    def _log(self, error: BaseException | None) -> None:
+        """Log what a handler raised, and why, as the runtime does."""
+        while isinstance(error, Exception):
+            self.logs.write(f"{error}\n")
+            error = error.__cause__ or error.__context__
 
     def _invoke(
         self,
         spec: FunctionSpec,
         event: Mapping[str, Any],
-        ended: Callable[[Any], None],
+        ended: Callable[[Process, Any], None],
         accounts: frozenset[str] = frozenset(),
     ) -> None:
         container = self._container(spec)
@@ -214,9 +273,10 @@ class Lambda:
             context = Context(spec.name, lambda: process.deadline_ms - self.world.now_ms)
             try:
                 answer = container.module.handler(event, context)
-            except BaseException:
+            except BaseException as error:
+                self._log(error)
                 # Nobody goes on with the memory of a process that died, in no other run either.
-                self._made.remove((spec.stage, container.module))
+                self._made = [one for one in self._made if one[1] is not container.module]
                 raise
             self._warm[spec.name].append(container)
             return {} if answer is None else answer
@@ -224,10 +284,19 @@ class Lambda:
         self.world.start(spec, work, ended, accounts)
 
     def tick(self, minute_ms: int) -> None:
-        """Invoke the schedule for a minute; nobody tries again if that fails."""
-        event = {"time": iso(minute_ms)}
-        assert not self._schedule.retries
-        self._invoke(self._schedule, event, lambda answer: None)
+        """Have a minute scheduled, if the schedule fires; nobody tries again if that fails."""
+        (schedule,) = self.world.deployed.schedules
+        if not fires(schedule.expression, minute_ms // MINUTE_MS):
+            return
+        self.begun += 1
+        wanted = partial(schedule_needs, schedule)
+        self.world.require(schedule.role, schedule, "schedule", wanted)
+        spec = self.world.deployed.functions[schedule.function]
+        assert not spec.retries
+        assert not schedule.retries
+        at = datetime.fromtimestamp(minute_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        event = json.loads(schedule.input.replace("<aws.scheduler.scheduled-time>", at))
+        self._invoke(spec, event, lambda process, answer: None)
 
     def poll(self) -> None:
         """Hand out messages of every queue that may have some."""
@@ -255,7 +324,8 @@ class Lambda:
         if not any(one.visible_ms <= now_ms for one in self.world.aws.messages(spec.queue)):
             return False
         url = self.world.deployed.queues[spec.queue].url
-        self._mapping_may(spec)
+        wanted = partial(mapping_needs, spec, self.world.deployed)
+        self.world.require(spec.name, spec, "mapping", wanted)
         answer = self.world.aws.call(
             "sqs",
             "ReceiveMessage",
@@ -268,27 +338,34 @@ class Lambda:
         messages = answer.get("Messages", [])
         if not messages:
             return False
-        times = 2 if not self.world.healthy and self._by_chance(self.world.knobs.twice) else 1
-        self.world.reached["handed out twice"] += times - 1
-        for _ in range(times):
-            self._hand_over(spec, url, messages)
+        for message in messages:
+            if message["MessageId"] in self._at_work:
+                raise Broken(f"I8: {spec.queue} hands a job out again that {spec.name} is still at")
+        if not self.world.healthy and self._by_chance(self.world.knobs.twice):
+            self.world.reached["handed out twice"] += 1
+            whole = self.world.faults.random() < 0.5
+            again = messages if whole else [self.world.faults.choice(messages)]
+            self._hand_over(spec, url, again)
+        else:
+            # What is handed out twice may be made visible by one that ends before the other.
+            self._at_work.update(message["MessageId"] for message in messages)
+        self._hand_over(spec, url, messages)
         return True
-
-    def _mapping_may(self, spec: FunctionSpec) -> None:
-        actions, missing = self.world.mapping(spec)
-        self.world.used.update((spec.name, action) for action in actions)
-        if missing:
-            raise Broken(f"I12: {spec.name} cannot be triggered: {missing}")
 
     def _hand_over(self, spec: FunctionSpec, url: str, messages: list[dict[str, Any]]) -> None:
         arn = self.world.deployed.queues[spec.queue].arn
         records = [_record(message, arn) for message in messages]
         self._busy[spec.name] += 1
 
-        def ended(answer: Any) -> None:
+        def ended(process: Process, answer: Any) -> None:
             self._busy[spec.name] -= 1
             self.world.touched.add(spec.queue)
+            self._at_work.difference_update(record["messageId"] for record in records)
             failed = _failed(answer, [record["messageId"] for record in records], spec.partial)
+            if answer is None and not process.dead:
+                raise Broken(f"I6: {spec.name} failed as a whole")
+            if not process.dead:
+                _account(process, records, failed)
             for message in messages:
                 if message["MessageId"] not in failed:
                     self.world.aws.delete(url, message["ReceiptHandle"])
@@ -298,11 +375,18 @@ class Lambda:
         self._invoke(spec, {"Records": records}, ended, _accounts(records))
 
     def depths(self) -> dict[str, int]:
-        """Count what is queued for functions, in flight or not."""
-        return {one.queue: len(self.world.aws.messages(one.queue)) for one in self._mapped.values()}
+        """Count what is queued for functions, in flight or not; but for what is held back yet."""
+        now_ms = self.world.now_ms
+        return {
+            one.queue: sum(
+                message.receives > 0 or message.visible_ms <= now_ms
+                for message in self.world.aws.messages(one.queue)
+            )
+            for one in self._mapped.values()
+        }
 
     def _by_chance(self, probability: float) -> bool:
-        return probability > 0 and self.world.chance.random() < probability
+        return probability > 0 and self.world.faults.random() < probability
 
 
 def _accounts(records: list[dict[str, Any]]) -> frozenset[str]:
@@ -326,6 +410,38 @@ def _failed(answer: Any, ids: list[str], partial: bool) -> set[str]:
     except (KeyError, TypeError):
         return set(ids)
     return set(named) if set(named) <= set(ids) else set(ids)
+
+
+def _job(fields: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple([fields.get(name) for name in JOB])
+
+
+def _account(process: Process, records: list[dict[str, Any]], failed: set[str]) -> None:
+    """I8: a job is deleted if it was done, and only then."""
+    jobs = [_job(json.loads(record["body"])) for record in records]
+    ended = zip(jobs, records, strict=True)
+    deleted = [job for job, record in ended if record["messageId"] not in failed]
+    if deleted == process.done and len(process.tried) == len(jobs):
+        return
+    _isolation(process, records, jobs, failed)
+    if lost := Counter(deleted) - Counter(process.done):
+        raise Broken(f"I8: {process.spec.name} did not do {list(lost)}, and it is deleted")
+    if again := Counter(process.done) - Counter(deleted):
+        raise Broken(f"I8: {process.spec.name} did {list(again)}, and it is handed out again")
+
+
+def _isolation(
+    process: Process, records: list[dict[str, Any]], jobs: list[Any], failed: set[str]
+) -> None:
+    """I6: a job is left undone for the failure of one before it in its group, of no other."""
+    groups = set()
+    for record, job in zip(records, jobs, strict=True):
+        group = record["attributes"].get("MessageGroupId", record["messageId"])
+        tried = record["body"] == POISON or job in process.tried
+        if not tried and group not in groups:
+            raise Broken(f"I6: {process.spec.name} left {record['body']} out")
+        if record["messageId"] in failed:
+            groups.add(group)
 
 
 def _record(message: Mapping[str, Any], arn: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import json
 import random
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +22,7 @@ from itertools import count
 from typing import Any
 from unittest import mock
 
-from pollwire import decide, drain, due, items, marks, pipeline, queues, state
+from pollwire import decide, drain, due, events, items, marks, pipeline, queues, secrets, state
 from pollwire.events import Composer
 from pollwire.providers import intelli, kirimdev, ringcentral, youmail
 from pollwire.secrets import Sealer
@@ -34,7 +34,7 @@ from tests.simulation.deployed import deployed
 from tests.simulation.lambdas import client
 from tests.simulation.scenario import Run, Scenario
 from tests.simulation.specs import Deployed, FunctionSpec
-from tests.simulation.world import CRASH_AFTER, CRASH_BEFORE, Broken, Knobs
+from tests.simulation.world import CRASH_AFTER, CRASH_BEFORE, ERROR_BEFORE, Broken, Knobs
 
 Patch = Callable[[], AbstractContextManager[Any]]
 
@@ -64,7 +64,7 @@ def rough(seed: int) -> Scenario:
 def flapping(seed: int) -> Scenario:
     """Draw calls that come and go between a check and its delta: those of the first seed do."""
     return Scenario(
-        101_169 + seed, ("ringcentral",), streams=1, mutations=2, moving=0.3, reconciles=False
+        103_927 + seed, ("ringcentral",), streams=1, mutations=2, moving=0.3, reconciles=False
     )
 
 
@@ -82,6 +82,8 @@ class Plant:
 
         budget: Runs, within which one has to fail.
 
+        first: Seed of the first of them.
+
         where: Patches without which it does not show; the correct code holds with them.
 
         run: What runs it.
@@ -91,6 +93,7 @@ class Plant:
     bug: tuple[Patch, ...]
     scenario: Callable[[int], Scenario] = rough
     budget: int = 60
+    first: int = 0
     where: tuple[Patch, ...] = ()
     run: type[Run] = Run
 
@@ -100,7 +103,7 @@ def fails(plant: Plant, seed: int, *, planted: bool) -> str:
     with ExitStack() as stack:
         for patch in (*plant.where, *(plant.bug if planted else ())):
             stack.enter_context(patch())
-        run = plant.run(plant.scenario(seed))
+        run = plant.run(plant.scenario(plant.first + seed))
         try:
             run.go()
         except (Exception, Broken) as error:  # noqa: BLE001 - whatever stops the run shows the bug
@@ -135,15 +138,14 @@ def put(owner: Any, name: str, value: Any) -> Patch:
     return lambda: mock.patch.object(owner, name, value)
 
 
-def template(change: Callable[[FunctionSpec], FunctionSpec]) -> Patch:
-    """Deploy other functions."""
+def deploy(change: Callable[[Deployed], Deployed]) -> Patch:
+    """Deploy something else."""
 
     @contextmanager
     def patch() -> Iterator[None]:
-        real: Deployed = deployed()
-        changed = {name: change(one) for name, one in real.functions.items()}
+        changed = change(deployed())
         with (
-            mock.patch.object(scenario, "deployed", return_value=replace(real, functions=changed)),
+            mock.patch.object(scenario, "deployed", return_value=changed),
             # What was worked out of the real policies.
             mock.patch.dict(world._PERMITTED, clear=True),
         ):
@@ -152,11 +154,41 @@ def template(change: Callable[[FunctionSpec], FunctionSpec]) -> Patch:
     return patch
 
 
-def queue_visibility(visibility_s: int) -> Patch:
-    """Deploy queues that hand a message out again after so many seconds."""
-    real = deployed()
-    queues_ = {name: replace(one, visibility_s=visibility_s) for name, one in real.queues.items()}
-    return put(scenario, "deployed", lambda: replace(real, queues=queues_))
+def functions(change: Callable[[FunctionSpec], FunctionSpec]) -> Patch:
+    """Deploy other functions."""
+
+    def changed(real: Deployed) -> Deployed:
+        return replace(real, functions={name: change(one) for name, one in real.functions.items()})
+
+    return deploy(changed)
+
+
+def job_queues(**fields: Any) -> Patch:
+    """Deploy other queues of jobs."""
+
+    def changed(real: Deployed) -> Deployed:
+        mapped = {one.queue for one in real.functions.values()}
+        queues_ = {
+            name: replace(one, **fields) if name in mapped else one
+            for name, one in real.queues.items()
+        }
+        return replace(real, queues=queues_)
+
+    return deploy(changed)
+
+
+def _seldom(real: Deployed) -> Deployed:
+    return replace(real, schedules=(replace(real.schedules[0], expression="rate(5 minutes)"),))
+
+
+def _no_letters(real: Deployed) -> Deployed:
+    return replace(real, subscriptions=(replace(real.subscriptions[0], dead_letters=""),))
+
+
+def _other_table(function: FunctionSpec) -> FunctionSpec:
+    if function.stage != "check":
+        return function
+    return replace(function, environment={**function.environment, "TABLE_NAME": "other"})
 
 
 def without(action: str) -> Callable[[FunctionSpec], FunctionSpec]:
@@ -192,6 +224,17 @@ def harsh(*names: str, **fields: Any) -> Callable[[int], Scenario]:
     """Let many things happen, and processes die after what they did."""
     knobs = Knobs(fault=0.08, weights={CRASH_AFTER: 1.0, CRASH_BEFORE: 1.0})
     return of(*names, **{"interval_s": 20, "minutes": 4, "mutations": 14, "knobs": knobs, **fields})
+
+
+def ailing(sick: str, *names: str, **fields: Any) -> Callable[[int], Scenario]:
+    """Let a provider fail for long."""
+    return lambda seed: replace(
+        scenario.outage(seed), upstreams=(names[seed % len(names)],), sick=sick, **fields
+    )
+
+
+#: Providers fail to answer, and nothing else goes wrong.
+REFUSED = Knobs(fault=0.2, weights={ERROR_BEFORE: 1.0})
 
 
 def youmail_of(*streams: str) -> Patch:
@@ -237,37 +280,6 @@ OFTEN = put(
 )
 
 
-def _call(self: world.World, operation: str, params: Mapping[str, Any]) -> Any:
-    """Call a fake of AWS that refuses an entry of a batch now and then."""
-    service = "sns" if operation == "PublishBatch" else "sqs"
-    name = "PublishBatchRequestEntries" if service == "sns" else "Entries"
-    entries = list(params[name])
-    if self.healthy or self.current is None or self._faults.random() > 0.4:
-        return self.aws.call(service, operation, params)
-    entry = entries.pop(self._faults.randrange(len(entries)))
-    failed = [{"Id": entry["Id"], "Code": "InternalError", "SenderFault": False}]
-    if not entries:
-        return {"Successful": [], "Failed": failed}
-    answer = self.aws.call(service, operation, {**params, name: entries})
-    return {**answer, "Failed": [*answer.get("Failed", []), *failed]}
-
-
-#: Entries of batches are refused, and have no effect.
-REFUSING: tuple[Patch, ...] = (
-    lambda: mock.patch.object(world, "_call", _call, create=True),
-    edit(
-        world.World,
-        "call",
-        (
-            "answer = self.aws.call(service, operation, params)",
-            "answer = (_call(self, operation, params) if operation in "
-            "('PublishBatch', 'SendMessageBatch') else "
-            "self.aws.call(service, operation, params))",
-        ),
-    ),
-)
-
-
 def _some_ahead(self: upstream.OfYouMail) -> tuple[Any, ...]:
     """Let one voicemail in three be a day ahead of the provider's clock."""
 
@@ -280,6 +292,10 @@ def _some_ahead(self: upstream.OfYouMail) -> tuple[Any, ...]:
         self.simulator.set_stamp(account, "entry", now_ms)
 
     return (self._leave, self._leave, ahead)
+
+
+def _back_in_time(self: upstream.OfYouMail) -> tuple[Any, ...]:
+    return (self._add, self._rename, self._rename_back_in_time)
 
 
 def _trash_or_restore(self: upstream.OfYouMail) -> tuple[Any, ...]:
@@ -424,8 +440,7 @@ OUTBOX: dict[str, Plant] = {
     "refused_entries_ignored": Plant(
         "Entries of a batch that SNS refuses are taken for published.",
         (edit(queues.Topic, "publish", ('if answer.get("Failed"):', "if False:")),),
-        of("youmail", "ringcentral", minutes=3, mutations=12),
-        where=REFUSING,
+        of("youmail", "ringcentral", minutes=3, mutations=12, knobs=Knobs(refused=0.4)),
     ),
     "id_without_content": Plant(
         "An id is made of neither the content nor the revision.",
@@ -554,7 +569,7 @@ CURSOR: dict[str, Plant] = {
             ),
         ),
         quiet("youmail", minutes=3, mutations=8),
-        where=(youmail_of("contact"),),
+        where=(youmail_of("contact"), put(upstream.OfYouMail, "operations", _back_in_time)),
     ),
     "last_sync_token": Plant(
         "Of a full list the sync token of its last page is kept.",
@@ -607,6 +622,7 @@ MARKS: dict[str, Plant] = {
         "A check keeps what it saw and notes nothing as pending.",
         (edit(state.State, "note_step", ("if step.pending:", "if step.pending and not (sets):")),),
         harsh("youmail", "ringcentral", reconciles=False),
+        budget=120,
     ),
     "pending_not_queued_again": Plant(
         "What is pending is queued once, not by later checks.",
@@ -637,12 +653,13 @@ MARKS: dict[str, Plant] = {
             ),
         ),
         harsh("youmail", streams=3, mutations=14),
-        budget=200,
+        first=170,
     ),
     "compared_by_order": Plant(
         "A mark has to be greater than the one before, not just another.",
         (edit(marks, "step", ("before.get(stream) != mark", 'mark > before.get(stream, "")')),),
         quiet("kirimdev", "ringcentral", reconciles=False),
+        first=155,
     ),
     "validator_trusted": Plant(
         "A validator is always trusted.",
@@ -658,7 +675,6 @@ MARKS: dict[str, Plant] = {
         where=(
             youmail_of("contact"),
             put(upstream.OfYouMail, "operations", lambda self: (self._add,)),
-            put(invariants, "FRESH_MS", 130_000),
         ),
     ),
 }
@@ -680,7 +696,7 @@ DELETIONS: dict[str, Plant] = {
         quiet("kirimdev", minutes=6, mutations=20, moving=0.6),
         where=(*SMALL, OFTEN),
         run=Truthful,
-        budget=120,
+        first=535,
     ),
     "mass_unguarded": Plant(
         "An outage that lists nothing is taken for the deletion of everything.",
@@ -708,6 +724,39 @@ DELETIONS: dict[str, Plant] = {
             ),
         ),
         of("youmail", "intelli", accounts=2, removes=True, minutes=3, mutations=8),
+    ),
+}
+
+ACCOUNTS: dict[str, Plant] = {
+    "shard_of_another": Plant(
+        "An account lies in a shard that nobody checks.",
+        (edit(state, "shard_of", ("% shards", "% (shards + 1)")),),
+        of("youmail", "intelli", accounts=3, shards=2),
+    ),
+    "empty_at_first": Plant(
+        "What comes to an account that was empty is taken for what was there before.",
+        (edit(marks, "step", ("old.raw == KNOWN_EMPTY and", "False and")),),
+        lambda seed: replace(
+            rough(seed), upstreams=("intelli",), backfill=False, minutes=3, knobs=Knobs()
+        ),
+    ),
+    "expired_token_stops": Plant(
+        "A sync token that is no longer valid is kept.",
+        (edit(_DELTA, "_run", ('drain=None, place=""', "drain=None")),),
+        of("ringcentral", minutes=3, mutations=10),
+    ),
+    "bad_row_for_ever": Plant(
+        "A row that cannot be read raises an alarm whenever it is listed.",
+        (edit(_DELTA, "_bad_rows", (" if key not in known", "")),),
+        lambda seed: replace(
+            rough(4 * seed), upstreams=("kirimdev",), mutations=10, minutes=4, knobs=Knobs()
+        ),
+    ),
+    "comes_back_updated": Plant(
+        "What was deleted and is there once more is told as if it had never been away.",
+        (edit(decide, "_kind", ("if old and not old.gone", "if old")),),
+        quiet("youmail", minutes=5, mutations=10),
+        where=(youmail_of("entry"), put(upstream.OfYouMail, "operations", _trash_or_restore)),
     ),
 }
 
@@ -753,7 +802,7 @@ OTHERS: dict[str, Plant] = {
     ),
     "no_permission": Plant(
         "The role of the deltas may not publish.",
-        (template(without("sns:Publish")),),
+        (functions(without("sns:Publish")),),
     ),
     "token_of_another": Plant(
         "Accounts share the token that the first of them got.",
@@ -778,4 +827,338 @@ OTHERS: dict[str, Plant] = {
     ),
 }
 
-PLANTS: dict[str, Plant] = {**OUTBOX, **CURSOR, **MARKS, **DELETIONS, **OTHERS}
+CUSTODY: dict[str, Plant] = {
+    "key_of_another": Plant(
+        "What was opened is remembered without saying whose it is.",
+        (edit(Sealer, "open", ("entry = (connection, account, sealed)", 'entry = ("", "", b"")')),),
+        of("kirimdev", "intelli", accounts=2),
+    ),
+    "context_of_none": Plant(
+        "Everything of a connection is sealed alike, whatever account it is of.",
+        (edit(secrets, "_context", ('account or "*"', '"*"')),),
+    ),
+    "asked_for_another": Plant(
+        "Everybody is asked for under the first account's id.",
+        (
+            edit(
+                ringcentral._Session,
+                "__init__",
+                ("extension/{account.id}/", "extension/{account.id[:-1]}0/"),
+            ),
+        ),
+        of("ringcentral", accounts=2),
+    ),
+    "secret_in_url": Plant(
+        "A password is part of an address.",
+        (
+            edit(
+                youmail,
+                "_authenticate",
+                ('/api/v4/authenticate"', "/api/v4/authenticate?p={headers['YouMail-Password']}\""),
+            ),
+        ),
+        of("youmail"),
+    ),
+    "credential_logged": Plant(
+        "A credential is in the log, if everything is logged.",
+        (
+            edit(
+                Pollwire,
+                "account",
+                (
+                    "return replace(account, credential",
+                    "__import__('logging').getLogger('pollwire').debug(str(credential))\n"
+                    "    return replace(account, credential",
+                ),
+            ),
+        ),
+    ),
+    "content_logged": Plant(
+        "What was said is in the log.",
+        (
+            edit(
+                _DELTA,
+                "_decide",
+                (
+                    'self._counts["rows"] += len(rows)',
+                    'self._counts["rows"] += len(rows); print([dict(one.body) for one in rows])',
+                ),
+            ),
+        ),
+    ),
+    "since_in_seconds": Plant(
+        "A provider is asked for what changed since an instant in another unit: for everything.",
+        (edit(youmail, "_pages", ("max(0, start.since_ms)", "max(0, start.since_ms) // 1000")),),
+        quiet("youmail"),
+        where=(youmail_of("entry", "contact"),),
+    ),
+}
+
+
+def _careless(row: Any, volatile: frozenset[str] = frozenset()) -> str:
+    """Hash what a row says, but for whether it was read."""
+    return events.digest(row, volatile | {"readStatus"})
+
+
+CONTENT: dict[str, Plant] = {
+    "digest_lacks_a_field": Plant(
+        "That something was read is no change.",
+        (put(decide, "digest", _careless), put(invariants, "digest", _careless)),
+        of("youmail", minutes=3, mutations=10),
+        where=(youmail_of("entry"),),
+    ),
+    "wrong_hour": Plant(
+        "A time is an hour off.",
+        (
+            edit(
+                intelli,
+                "_row",
+                (
+                    'iso(at_s * 1000),\n        "from"',
+                    'iso(at_s * 1000 + 3600000),\n        "from"',
+                ),
+            ),
+        ),
+        of("intelli"),
+    ),
+    "field_lost": Plant(
+        "A field is not told.",
+        (edit(youmail, "_call", ('"durationMs": raw.get("length"),', "")),),
+        of("youmail"),
+        where=(youmail_of("entry"),),
+    ),
+    "signed_address": Plant(
+        "What opens a recording is told.",
+        (put(youmail, "without_query", lambda url: url),),
+        of("youmail"),
+        where=(youmail_of("entry"),),
+    ),
+    "context_is_news": Plant(
+        "A call is told again whenever the user's own state changes.",
+        (
+            put(
+                ringcentral.RingCentral,
+                "streams",
+                {
+                    **ringcentral.STREAMS,
+                    "presence": replace(ringcentral.STREAMS["presence"], volatile=frozenset()),
+                },
+            ),
+        ),
+        quiet("ringcentral", minutes=4, mutations=20, reconciles=False),
+    ),
+    "sequence_with_gaps": Plant(
+        "The sequence counts what is not told.",
+        (
+            edit(
+                _DELTA,
+                "_write",
+                ("self._state.seq + len(events)", "self._state.seq + len(events) + 1"),
+            ),
+        ),
+    ),
+    "revision_resets": Plant(
+        "What comes back after its deletion begins at the first revision.",
+        (
+            edit(
+                decide,
+                "decide",
+                ("(old.rev if old else 0)", "(old.rev if old and not old.gone else 0)"),
+            ),
+        ),
+        quiet("youmail", minutes=5, mutations=10),
+        where=(youmail_of("entry"), put(upstream.OfYouMail, "operations", _trash_or_restore)),
+    ),
+    "attribute_of_another_kind": Plant(
+        "The attribute that subscribers filter by says another kind than the event.",
+        (edit(Composer, "_attributes", ('"change": change.kind', '"change": "updated"')),),
+    ),
+    "newest_first": Plant(
+        "What one decision tells is told newest first.",
+        (edit(decide, "_latest", ("(row.at_ms, row.id)", "(-row.at_ms, row.id)")),),
+        quiet("intelli", "youmail", mutations=12),
+    ),
+    "one_group": Plant(
+        "All streams of a connection are one message group.",
+        (put(events, "group_id", lambda connection, account, stream: connection),),
+        of("ringcentral", "youmail", streams=3, mutations=12),
+    ),
+}
+
+PLATFORM: dict[str, Plant] = {
+    "back_while_at_work": Plant(
+        "A job is handed out again while the function that has it is still at work.",
+        (job_queues(visibility_s=30),),
+    ),
+    "given_up_at_once": Plant(
+        "A job is a dead letter after one try.",
+        (job_queues(receives=1),),
+    ),
+    "no_dead_letters": Plant(
+        "A job that can never be done is tried for ever.",
+        (job_queues(dead_letters="", receives=0),),
+        of("youmail", "kirimdev", knobs=Knobs(poison=1.0)),
+    ),
+    "whole_batches": Plant(
+        "What a function says of single messages is not heeded.",
+        (functions(lambda one: replace(one, partial=False)),),
+    ),
+    "jobs_expire": Plant(
+        "A job that a process died with is forgotten before it is tried again.",
+        (job_queues(retention_s=300),),
+        harsh("youmail", "kirimdev"),
+    ),
+    "seldom_scheduled": Plant(
+        "The schedule fires every five minutes.",
+        (deploy(_seldom),),
+    ),
+    "undelivered_lost": Plant(
+        "What SNS cannot deliver is gone.",
+        (deploy(_no_letters),),
+        of("youmail", "intelli", knobs=Knobs(undelivered=0.3)),
+    ),
+    "no_permission_to_hasten": Plant(
+        "The roles may not make a message visible sooner, and the code goes on without it.",
+        (functions(without("sqs:ChangeMessageVisibility")),),
+    ),
+    "environment_of_another": Plant(
+        "One function is told of another table.",
+        (functions(_other_table),),
+    ),
+    "first_page_of_a_query": Plant(
+        "Of a query only the first page is read.",
+        (edit(state.State, "_query", ('if not answer.get("LastEvaluatedKey")', "if True")),),
+        of("youmail", "intelli", accounts=2, knobs=Knobs(page_bytes=1)),
+    ),
+    "keys_left_unread": Plant(
+        "Records that a batch read leaves over are taken for unknown.",
+        (edit(state.State, "_batch_get", ("wanted = left", "wanted = []")),),
+        of("youmail", "kirimdev", mutations=12, knobs=Knobs(left=0.6)),
+    ),
+    "time_not_looked_at": Plant(
+        "A page is asked for however little time is left.",
+        (put(drain, "PAGE_MS", 0),),
+        of("youmail", "kirimdev", minutes=4, mutations=20, knobs=Knobs(slow=1.0)),
+        where=SMALL,
+    ),
+}
+
+#: How long to wait after a failure.
+_WAIT = "min(interval_s * 2.0 ** min(failures - 1, 10), BACKOFF_S_MAX)"
+
+WAITING: dict[str, Plant] = {
+    "retry_after_ignored": Plant(
+        "Retry-After is not heeded.",
+        (
+            edit(
+                due,
+                "backoff_s",
+                (
+                    "max(wait_s, retry_after_s + round(jitter * min(retry_after_s, interval_s)))",
+                    "wait_s",
+                ),
+            ),
+        ),
+        ailing("later", "youmail", "intelli", minutes=4),
+    ),
+    "rest_ignored_by_check": Plant(
+        "A check asks for an account that is to be left alone.",
+        (
+            edit(
+                pipeline,
+                "_due_accounts",
+                ("standing.paused or standing.not_before_ms > now_ms", "standing.paused"),
+            ),
+        ),
+        ailing("silent", "youmail", "kirimdev", minutes=4),
+    ),
+    "rest_ignored_by_delta": Plant(
+        "A delta asks for a stream that is to be left alone.",
+        (edit(_DELTA, "_run", ("not_before_ms > self._world.clock()", "False")),),
+        harsh("youmail", "intelli", knobs=REFUSED),
+    ),
+    "budget_ignored": Plant(
+        "A budget that is used up is asked of all the same.",
+        (put(Pollwire, "rest", lambda *args: None),),
+        quiet("ringcentral", tight=True, accounts=2, interval_s=20, reconciles=False),
+    ),
+    "backoff_zero": Plant(
+        "What fails is asked for again at once.",
+        (edit(due, "backoff_s", (_WAIT, "0")),),
+        ailing("refused", "youmail", "ringcentral", minutes=4),
+    ),
+    "backoff_endless": Plant(
+        "What fails is asked for ever more rarely, without an end.",
+        (edit(due, "backoff_s", (_WAIT, "interval_s * 2.0 ** min(failures - 1, 10)")),),
+        ailing("odd", "youmail", "intelli", minutes=40),
+    ),
+    "outage_not_rested": Plant(
+        "A provider that answers nobody is asked on.",
+        (put(Pollwire, "note_silence", lambda *args: None),),
+        ailing("silent", "youmail", "kirimdev", minutes=4, silence=True),
+    ),
+    "outage_not_counted": Plant(
+        "A provider that answers nobody rests no longer the second time.",
+        (edit(state.State, "note_outage", ("connection.outages + 1", "1")),),
+        ailing("silent", "youmail", "kirimdev", minutes=16, silence=True),
+    ),
+    "outage_asked_to_wait": Plant(
+        "How long a provider asks to be left alone is not heeded if it answers nobody.",
+        (edit(Pollwire, "note_silence", ("self.jitter(), retry_after_s)", "self.jitter())")),),
+        ailing("later", "youmail", "intelli", minutes=4, silence=True),
+    ),
+    "outage_for_ever": Plant(
+        "That somebody answers again is not noted: one shard is checked, and no other.",
+        (put(state.State, "note_answered", lambda *args: None),),
+        ailing("silent", "youmail", "intelli", minutes=8, silence=True, shards=2, accounts=2),
+    ),
+    "deltas_unpaced": Plant(
+        "Deltas ask as fast as they can.",
+        (put(Pollwire, "await_turn", lambda *args: None),),
+        of("youmail", "kirimdev", rate=1.0, mutations=12),
+    ),
+    "checks_take_it_all": Plant(
+        "Checks leave nothing of the rate to deltas.",
+        (edit(due, "requests_per_second", ("* (1 - DELTAS_SHARE)", "")),),
+    ),
+    "failures_forgotten": Plant(
+        "A failure takes the place of the one before, instead of being one more.",
+        (edit(state.State, "note_failure", ("ADD failures :one", ", failures = :one")),),
+        ailing("odd", "youmail", "intelli", minutes=16),
+    ),
+    "listed_at_every_check": Plant(
+        "Every check has every stream listed from end to end.",
+        (edit(pipeline, "_full", ("if due.reconciles(", "if True or due.reconciles(")),),
+        scenario.calm,
+    ),
+    "marks_without_end": Plant(
+        "Marks of a stream that does not come on pile up.",
+        (edit(marks, "_oldest", ("+ 1 - PENDING_PER_STREAM_MAX", "- 1000")),),
+        harsh("youmail", "intelli", small=True, minutes=6, mutations=40, knobs=REFUSED),
+    ),
+    "token_for_everybody": Plant(
+        "Every worker gets an access token of its own.",
+        (put(state.State, "put_token", lambda *args: None),),
+        quiet("ringcentral", reconciles=False),
+    ),
+    "sick_one_stops_all": Plant(
+        "Whoever fails has the connection paused.",
+        (
+            edit(
+                Pollwire,
+                "leave_alone",
+                ("isinstance(error, RateLimited) and self.shares_rate(connection)", "True"),
+                ("max(error.retry_after_s, 1)", "300"),
+            ),
+        ),
+        of(
+            "youmail", "intelli", accounts=2, sick="odd", reconciles=False, knobs=Knobs(),
+            minutes=4,
+        ),
+    ),
+}  # fmt: skip
+
+PLANTS: dict[str, Plant] = {
+    **OUTBOX, **CURSOR, **MARKS, **DELETIONS, **ACCOUNTS, **OTHERS, **CUSTODY, **CONTENT,
+    **PLATFORM, **WAITING,
+}  # fmt: skip

@@ -7,7 +7,6 @@ from __future__ import annotations
 import gc
 import json
 import re
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -28,12 +27,17 @@ class Report:
     What became of some runs.
 
     Attributes:
+        idle: Runs in which nothing happened at any provider; they prove little.
+
+        cpu_s: Of all that was done for them, by all processes.
+
         reached: How often each thing of note happened.
 
         failures: Replay and reason of each run in which a promise was broken.
     """
 
     runs: int = 0
+    idle: int = 0
     cpu_s: float = 0.0
     steps: int = 0
     events: int = 0
@@ -45,7 +49,7 @@ class Report:
 
     def add(self, other: Report) -> None:
         self.runs += other.runs
-        self.cpu_s += other.cpu_s
+        self.idle += other.idle
         self.steps += other.steps
         self.events += other.events
         self.repeats += other.repeats
@@ -58,11 +62,12 @@ class Report:
         """Add a run, broken or not."""
         world = run.world
         self.runs += 1
+        self.idle += not run.changes()
         self.steps += world.steps
         self.injected += world.injected
         self.reached += world.reached
         self.used |= world.used
-        told = [str(event["uuid"]) for event in run.deliveries()]
+        told = [str(event.get("uuid")) for event in run.deliveries()]
         self.events += len(set(told))
         self.repeats += len(told) - len(set(told))
         swallowed = world.reached["published"] - len(told)
@@ -78,14 +83,12 @@ def perform(
 ) -> None:
     """Do one run and add it to a report; what breaks a promise becomes a failure in it."""
     run, failure = Run(given, plan), None
-    began_s = time.process_time()
     try:
         run.go()
     except Broken as error:
         failure = error
     except Exception as error:  # noqa: BLE001 - a bug in the simulation is to be seen as one
         failure = error
-    report.cpu_s += time.process_time() - began_s
     planned = ",".join(f"{step}={fault}" for step, fault in (plan or {}).items())
     report.note(run, f"{family}:{given.seed}" + (f":{planned}" if planned else ""), failure)
     if report.runs % COLLECT_EVERY == 0:

@@ -10,46 +10,59 @@ from __future__ import annotations
 
 import json
 import random
-import re
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 from unittest import mock
 from urllib.parse import urlsplit
 
-from pollwire import drain, due, marks
+from pollwire import decide, drain, due, items, marks, pipeline
 from pollwire.errors import (
     Conflict,
     Malformed,
     PollwireError,
     RateLimited,
     Rejected,
+    Unasked,
     Unavailable,
 )
 from pollwire.http import Hosts
-from pollwire.model import Connection, Request, Response
+from pollwire.http.limits import Limits
+from pollwire.items import record_sk
+from pollwire.model import Checking, Connection, Request, Response, Seen, Stream
 from pollwire.providers import intelli, kirimdev, registered, ringcentral, youmail
 from pollwire.world import World as Pollwire
 
 from tests.integration.system import Http
+from tests.simulation.custody import Custody, is_probed
 from tests.simulation.deployed import deployed
 from tests.simulation.lambdas import MINUTE_MS, NEVER_MS, Lambda
-from tests.simulation.upstream import CANARY, UPSTREAMS, Member, Told, Upstream
-from tests.simulation.world import FAULTS, START_MS, Broken, Knobs, World
+from tests.simulation.pace import Pace, account_of
+from tests.simulation.upstream import UPSTREAMS, Member, Told, Upstream
+from tests.simulation.world import FAULTS, START_MS, Broken, Knobs, Process, World
 
 #: Messages are watched so long after the last of them may have changed.
 WATCHED_MS = 150_000
 
+#: How often it is tried that something happens at all.
+TRIES = 5
+
 #: Rows show up so long after they were made, at most.
 LATE_MS = 100_000
 
-#: Whose credential something is.
-OWNERS = re.compile(CANARY + r"-[a-z]+-([^-'\"]+)")
-
 #: Healing must be over after so many minutes that anything was done in.
 HEALING_MAX = 120
+
+
+#: How far a provider's clock is ahead of ours.
+SKEWS = (0, 0, 0, 0, -600, 90)
+
+#: An account is asked without a validator once in that time.
+HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True)
@@ -74,17 +87,50 @@ class Scenario:
 
         reconciles: Streams are listed from end to end by the clock.
 
+        listed_s: So often, instead of what the provider's module has; 0 for that.
+
         backfill: What there is at first is told.
 
-        sick: What becomes of every request of one account, for ever: ``refused``, ``odd`` or
-            ``silent``; empty for an account that is well.
+        sick: What becomes of every request of one account: one of ``SICKNESSES``; empty for an
+            account that is well.
+
+        everywhere: It becomes of all accounts of the first provider.
+
+        recovers: Who is sick is well again when healing begins, and every promise holds then.
+
+        silence: A check that nobody answers is an outage, however few were asked.
+
+        rate: Requests a second of a connection.
+
+        tight: What a provider lets an account ask is used up soon, until healing begins.
 
         removes: One account is removed in the midst of it all.
 
+        interrupts: What becomes of one account for a while: ``removed``, ``paused`` or
+            ``suspended``, which is its whole connection; empty for nothing.
+
+        shards: Of each connection.
+
+        connections: Of each provider, each of them with all of its accounts.
+
+        shared: The credential is the connection's, where the provider lets accounts share one.
+
+        slowest_s: Between two checks of a quiet account; 0 for no longer than *interval_s*.
+
+        sleeps: Minutes after the first in which nothing is scheduled at all.
+
+        hostile: Some answers are none for a while.
+
+        skew_s: How far a provider's clock is ahead of ours.
+
+        lying: Every validator is confirmed, whatever changed.
+
         watches: Messages are sent and watched.
 
-        small: Pages, decisions, transactions and pending sets are full after a few things, and time
-            is short.
+        small: Pages, decisions, transactions and pending sets are full after a few things.
+
+        hurried: A drain of several pages takes more than one invocation, so that it shows nothing
+            that is missing.
     """
 
     seed: int
@@ -96,19 +142,40 @@ class Scenario:
     mutations: int = 6
     moving: float = 0.1
     reconciles: bool = True
+    listed_s: int = 0
     backfill: bool = True
     sick: str = ""
     removes: bool = False
+    interrupts: str = ""
+    shards: int = 1
+    connections: int = 1
+    shared: bool = False
+    slowest_s: int = 0
+    sleeps: int = 0
+    hostile: bool = False
+    skew_s: int = 0
+    lying: bool = False
     watches: bool = False
     small: bool = False
+    hurried: bool = False
+    everywhere: bool = False
+    recovers: bool = False
+    tight: bool = False
+    silence: bool = False
+    rate: float = 50.0
     knobs: Knobs = field(default_factory=Knobs)
 
     @property
     def is_calm(self) -> bool:
-        """Nothing goes wrong and nothing is listed by the clock: what happens must be told soon."""
+        """
+        Nothing is listed by the clock, and who is well has no trouble: what happens to them must be
+        told soon.
+        """
         knobs = self.knobs
-        troubled = knobs.fault or knobs.lost or knobs.late or knobs.refused or self.sick
-        return not (troubled or self.reconciles)
+        troubled = knobs.fault or knobs.lost or knobs.late or knobs.refused
+        troubled = troubled or knobs.left or knobs.slow
+        odd = self.interrupts or self.sleeps or self.hostile or self.lying
+        return not (troubled or odd or self.tight or self.recovers or self.reconciles)
 
 
 def calm(seed: int) -> Scenario:
@@ -125,14 +192,82 @@ def calm(seed: int) -> Scenario:
         reconciles=False,
         backfill=chance.random() < 0.5,
         watches=chance.random() < 0.5,
+        skew_s=chance.choice(SKEWS),
+        knobs=Knobs(page_bytes=platform(seed)["page_bytes"]),
     )
 
 
+def hour(seed: int) -> Scenario:
+    """Draw a scenario of validators that lie: it is told within the hour nevertheless."""
+    return replace(calm(seed), minutes=5, mutations=4, moving=0.0, watches=False, lying=True)
+
+
+def fleet(seed: int) -> Scenario:
+    """Draw a scenario of several accounts that share shards, connections and credentials."""
+    chance = random.Random(f"fleet {seed}")  # not what the run itself draws from
+    is_quiet = chance.random() < 0.2
+    rate = random.Random(f"rate {seed}").choice((50.0, 50.0, 5.0, 1.0))
+    return replace(
+        swarm(seed),
+        accounts=chance.choice((2, 2, 3)),
+        shards=chance.choice((1, 2, 4)),
+        connections=chance.choice((1, 1, 1, 2)),
+        shared=chance.random() < 0.5,
+        interrupts=chance.choice(("", "removed", "paused", "suspended")),
+        minutes=chance.choice((1, 2)),
+        mutations=chance.randrange(2, 6),
+        interval_s=20 if is_quiet else 60,
+        slowest_s=120 if is_quiet else 0,
+        rate=rate,
+        sleeps=12 if is_quiet else 0,
+    )
+
+
+def platform(seed: int) -> dict[str, Any]:
+    """Draw what AWS and providers do now and then that is no fault."""
+    chance = random.Random(f"platform {seed}")  # not what the run itself draws from
+    return {
+        "page_bytes": chance.choice((0, 0, 1, 600)),
+        "left": chance.choice((0.0, 0.3, 0.6)),
+        "poison": chance.choice((0.0, 0.0, 0.0, 0.3)),
+        "undelivered": chance.choice((0.0, 0.0, 0.2)),
+        "slow": chance.choice((0.0, 0.0, 0.3, 1.0)),
+    }
+
+
 def neighbours(seed: int) -> Scenario:
-    """Draw a scenario of two accounts, one of which is sick or is removed."""
+    """Draw a scenario of neighbours, some of which are sick or one of which is removed."""
     chance = random.Random(f"neighbours {seed}")  # not what the run itself draws from
-    sick = chance.choice(("refused", "odd", "silent", ""))
-    return replace(swarm(seed), accounts=2, sick=sick, removes=not sick)
+    sick = chance.choice((*SICKNESSES, ""))
+    # One that is sick may be the only trouble that there is.
+    given = (calm if sick and chance.random() < 0.5 else swarm)(seed)
+    # What is to slow down is a budget, which accounts may share.
+    if sick == "slow down" or (sick and chance.random() < 0.5):
+        names = [upstream.name for upstream in UPSTREAMS]
+        return replace(
+            given,
+            upstreams=tuple(chance.sample(names, 2)),
+            accounts=chance.choice((1, 2)),
+            mutations=given.mutations + 2,
+            sick=sick,
+            everywhere=True,
+        )
+    return replace(given, accounts=2, sick=sick, removes=not sick)
+
+
+def outage(seed: int) -> Scenario:
+    """Draw a scenario in which a provider fails for long, and is well again."""
+    chance = random.Random(f"outage {seed}")  # not what the run itself draws from
+    return replace(
+        calm(seed),
+        minutes=chance.choice((4, 8, 16, 40)),
+        sick=chance.choice(tuple(SICKNESSES)),
+        everywhere=True,
+        recovers=True,
+        accounts=chance.choice((1, 2)),
+        shards=chance.choice((1, 1, 2)),
+        silence=chance.random() < 0.7,
+    )
 
 
 def swarm(seed: int) -> Scenario:
@@ -152,9 +287,10 @@ def swarm(seed: int) -> Scenario:
         doubled=sometimes(0.2),
         late=sometimes(0.2),
         refused=sometimes(0.2),
+        **platform(seed),
     )
     is_large = chance.random() < 0.01
-    return Scenario(
+    given = Scenario(
         seed,
         upstreams=tuple(chance.sample(names, chance.choice((1, 2)) if is_large else 1)),
         accounts=chance.choice((1, 2)) if is_large else 1,
@@ -163,22 +299,36 @@ def swarm(seed: int) -> Scenario:
         mutations=chance.randrange(2, 9) if is_large else chance.randrange(1, 4),
         interval_s=20 if is_large else 60,
         moving=sometimes(0.2),
-        reconciles=chance.random() < 0.12,
+        reconciles=chance.random() < 0.15,
+        listed_s=chance.choice((0, 60)),
         backfill=chance.random() < 0.6,
         watches=chance.random() < 0.1,
+        hostile=chance.random() < 0.15,
+        skew_s=chance.choice(SKEWS),
         knobs=knobs,
     )
+    if chance.random() < 0.1:
+        names = [chance.choice(("ringcentral", "kirimdev"))]
+        return replace(given, tight=True, upstreams=tuple(names), accounts=2, watches=False)
+    return given
 
 
 def paged(seed: int) -> Scenario:
     """Draw a scenario in which everything that has a size is full soon."""
     chance = random.Random(seed ^ 0x9A6ED)
+    reconciles = chance.random() < 0.3
     return replace(
         swarm(seed),
         small=True,
-        minutes=chance.randrange(1, 5),
+        # Full listings that show what is missing take one invocation and some minutes; and what
+        # moves while they are turned looks as if it were gone.
+        hurried=not reconciles and chance.random() < 0.6,
+        minutes=chance.randrange(3 if reconciles else 1, 5),
         mutations=chance.randrange(4, 16),
         interval_s=chance.choice((20, 60)),
+        moving=chance.choice((0.1, 0.4) if reconciles else (0.0, 0.1, 0.4)),
+        reconciles=reconciles,
+        listed_s=60,
     )
 
 
@@ -190,15 +340,29 @@ SIZES = (
     (intelli, "ROWS_MAX", 4),
     (drain, "ROWS_MAX", 3),
     (drain, "PUTS_MAX", 2),
-    (drain, "PAGE_MS", 59_700),
     (marks, "PENDING_PER_STREAM_MAX", 2),
+    (decide, "MISSING_MAX", 0),
 )
 
-SICKNESSES: dict[str, PollwireError] = {
+#: Time is up for a delta that has taken as little of its minute as a few requests do.
+HURRIED_MS = 59_700
+
+#: What every request of who is sick ends with. One that is silent takes as long as we wait.
+SICKNESSES: dict[str, PollwireError | bytes] = {
     "refused": Rejected("sim: 401"),
     "odd": Malformed("sim: an odd answer"),
+    "slow down": RateLimited("sim: 429", retry_after_s=100),
+    "later": Unavailable("sim: 503", retry_after_s=100),
     "silent": Unavailable("sim: no answer"),
+    "nested": b"[" * 20_000,
+    "endless": b"9" * 20_000,
 }
+
+#: A request takes so long at most.
+DEADLINE_MS = int(Limits().request_s * 1000)
+
+
+VALIDATORS = {"If-None-Match", "If-Modified-Since"}
 
 
 class Asking(Http):
@@ -208,24 +372,86 @@ class Asking(Http):
         super().__init__(run.hosts, None, run.world.clock)  # type: ignore[arg-type]
         self.simulators = run.simulators
         self._run_ = run
+        self._ends_ms = NEVER_MS
+
+    def run(
+        self,
+        checks: Iterable[tuple[str, Checking]],
+        *,
+        requests_per_second: float,
+        deadline_s: float,
+        **more: Any,
+    ) -> Iterator[tuple[str, Seen | PollwireError]]:
+        process = self._run_.world.current
+        assert process
+        self._run_.pace.turn(process.job.connection, requests_per_second)
+        more["requests_per_second"] = requests_per_second
+        self._ends_ms = self._run_.world.now_ms + round(deadline_s * 1000)
+        try:
+            yield from super().run(checks, deadline_s=max(deadline_s, 0.001), **more)
+        finally:
+            self._ends_ms = NEVER_MS
+
+    def _run(self, key: str, checking: Checking, spent: dict[str, int]) -> Seen | PollwireError:
+        process = self._run_.world.current
+        assert process
+        process.account = key
+        try:
+            return super()._run(key, checking, spent)
+        finally:
+            process.account = ""
 
     def fetch(self, request: Request) -> Response:
-        run = self._run_
-        found: Response = run.world.step("http", lambda: self._answer(request), run.failure)
+        run, left_ms = self._run_, self._ends_ms - self._run_.world.now_ms
+        process = run.world.current
+        if process is None:
+            return self._answer(request)
+        if left_ms <= 0:
+            raise Unasked("the time is over")
+        visit = run.pace.ask(request, process)
+        try:
+            found: Response = run.world.step(
+                "http", lambda: self._answer(request), run.failure, self._takes_ms(left_ms)
+            )
+        except PollwireError as error:
+            run.pace.note(visit, request, process, error)
+            raise
+        run.pace.note(visit, request, process, found)
         return found
 
     def _answer(self, request: Request) -> Response:
         run = self._run_
         run.requests[urlsplit(request.url).netloc] += 1
-        run.require_own_credential(request)
-        if run.sick and (run.sick in request.url or run.sick in str(request.form)):
-            raise SICKNESSES[run.scenario.sick]
-        if not run.world.healthy and run.world.chance.random() < run.scenario.moving:
-            run.mutate()
+        run.custody.request(request)
+        run.require_wanted(request)
+        if run.ails(run.world.current):
+            return self._fail(run.scenario.sick)
+        if run.scenario.lying and VALIDATORS & request.headers.keys():
+            return Response(304, {})
+        if not run.world.healthy and run.moving.random() < run.scenario.moving:
+            run.mutate("moving")
+        run.note_empty(request)
         response = super().fetch(request)
         run.world.reached[f"status {response.status}"] += 1
+        run.world.reached["page 2"] += any(
+            request.query.get(name, "1") != "1" for name in ("pageNumber", "cursor", "dateTo")
+        )
         self.asked.clear()
         return response
+
+    def _takes_ms(self, left_ms: int) -> int:
+        """Say how long an answer takes, beside what every call does; we wait no longer."""
+        run = self._run_
+        if run.scenario.sick == "silent" and run.ails(run.world.current):
+            return min(DEADLINE_MS, left_ms)
+        return min(run.world.takes_ms(Limits().request_s), left_ms)
+
+    def _fail(self, sick: str) -> Response:
+        """Answer as one that is sick does."""
+        answer = SICKNESSES[sick]
+        if isinstance(answer, bytes):
+            return Response(200, {"content-type": "application/json"}, answer)
+        raise answer
 
 
 class Run:
@@ -235,23 +461,25 @@ class Run:
     Attributes:
         harmed: Steps until healing began.
 
+        redriven: Dead jobs that were sent once more.
+
         baselines: What a stream's first complete drain recorded, by its key: hashes by record.
     """
 
     def __init__(self, scenario: Scenario, plan: Mapping[int, str] | None = None) -> None:
         self.scenario = scenario
         self.world = World(scenario.seed, deployed(), scenario.knobs, plan)
-        chance, clock = self.world.chance, (lambda: self.world.now_ms / 1000)
+        self.moving = self._chance("moving")
         self.upstreams: list[Upstream] = [
-            one(clock, chance, scenario) for one in UPSTREAMS if one.name in scenario.upstreams
+            one(lambda: self.world.now_ms / 1000, self._chance(one.name), scenario)
+            for one in UPSTREAMS
+            if one.name in scenario.upstreams
         ]
         self.providers = {
             name: provider for name, provider in registered().items() if name in scenario.upstreams
         }
         for provider in self.providers.values():
-            if not scenario.reconciles:
-                quiet = {n: replace(one, reconcile_s=0) for n, one in provider.streams.items()}
-                provider.streams = quiet
+            provider.streams = dict(self._paced(provider.streams))
         own = [host for one in self.providers.values() for host in one.hosts.values()]
         self.hosts = Hosts(own)
         self.simulators = {
@@ -259,17 +487,45 @@ class Run:
             for upstream in self.upstreams
             for host in self.providers[upstream.name].hosts.values()
         }
-        #: Ids of accounts that the promises do not hold for.
-        self.sick = self.upstreams[0].members[0].id if scenario.sick else ""
+        first = self.upstreams[0]
+        sick = first.members if scenario.everywhere else first.members[:1]
+        #: Ids of accounts that are sick, and of those that the promises do not hold for.
+        self.sick = frozenset(one.id for one in sick if scenario.sick)
+        self.excused = frozenset() if scenario.recovers else self.sick
         self.removed = ""
         self.requests: Counter[str] = Counter()
+        self.redriven = 0
+        self.pace = Pace(self)
+        self.began_ms = START_MS
+        self.world.written = self.pace.settle
         self.baselines: dict[str, dict[str, str]] = {}
+        self.baselines_ms: dict[str, int] = {}
         self.lambdas = Lambda(self.world, self.providers, self.hosts, lambda: Asking(self))
+        self.custody = Custody(self)
+        self.world.witnesses.append(self.custody.call)
+        self.lambdas.is_loud = is_probed(scenario.seed)
         self.world.watchers.append(self._watch)
         self._ticks: list[tuple[int, int]] = []
         self._mutations: list[int] = []
         self._mutated_ms = START_MS
-        self._removal_ms = NEVER_MS
+        #: Accounts that were there before there was anything in them.
+        self.empty: set[str] = set()
+        #: What an operator does, and when.
+        self._acts: list[tuple[int, Callable[[], None]]] = []
+        #: Since when nobody may ask for something, by what is in each such request.
+        self.unwanted: dict[str, int] = {}
+        self._happened: Counter[str] = Counter()
+
+    def _chance(self, name: str) -> random.Random:
+        """Make a stream of this run that nothing else draws from."""
+        return random.Random(f"{name} {self.scenario.seed}")
+
+    def _paced(self, streams: Mapping[str, Stream]) -> Iterator[tuple[str, Stream]]:
+        """List streams from end to end as often as the scenario has it."""
+        given = self.scenario
+        for name, stream in streams.items():
+            period_s = given.listed_s or stream.reconcile_s if given.reconciles else 0
+            yield name, replace(stream, reconcile_s=period_s if stream.reconcile_s else 0)
 
     def go(self) -> Run:
         """Run it and check every promise."""
@@ -279,6 +535,10 @@ class Run:
             stack.enter_context(self.lambdas.installed())
             for module, name, size in SIZES if self.scenario.small else ():
                 stack.enter_context(mock.patch.object(module, name, size))
+            if self.scenario.hurried:
+                stack.enter_context(mock.patch.object(drain, "PAGE_MS", HURRIED_MS))
+            if self.scenario.silence:
+                stack.enter_context(mock.patch.object(pipeline, "SILENT_MIN", 1))
             self._register()
             self._harm()
             self.heal()
@@ -291,26 +551,39 @@ class Run:
         pollwire = self.lambdas.pollwire()
         for upstream in self.upstreams:
             upstream.watch = self._watching(upstream)
-            connection = upstream.connection()
-            pollwire.state.put_connection(connection)
-            for member in upstream.members:
-                sealed = pollwire.sealer.seal(member.credential or {}, connection.name, member.id)
-                settings = dict(member.settings)
-                if self.scenario.backfill:
-                    settings["backfill"] = "true"
-                pollwire.state.add_account(
-                    connection, member.id, settings=settings, credential=sealed
-                )
+            for connection in upstream.connections():
+                if self.shares(upstream):
+                    credential = upstream.members[0].credential or {}
+                    sealed = pollwire.sealer.seal(credential, connection.name, "")
+                    connection = replace(connection, credential=sealed)
+                pollwire.state.put_connection(connection)
+                for member in upstream.members:
+                    self._add(upstream, connection, member)
+
+    def shares(self, upstream: Upstream) -> bool:
+        return self.scenario.shared and upstream.name in ("ringcentral", "kirimdev")
+
+    def _add(self, upstream: Upstream, connection: Connection, member: Member) -> None:
+        pollwire, sealed = self.lambdas.pollwire(), None
+        if not self.shares(upstream):
+            sealed = pollwire.sealer.seal(member.credential or {}, connection.name, member.id)
+        settings = dict(member.settings)
+        if self.scenario.backfill:
+            settings["backfill"] = "true"
+        pollwire.state.add_account(connection, member.id, settings=settings, credential=sealed)
 
     def _harm(self) -> None:
-        world, chance, knobs = self.world, self.world.chance, self.scenario.knobs
-        end_ms = START_MS + self.scenario.minutes * MINUTE_MS
+        world, chance, knobs = self.world, self.world.faults, self.scenario.knobs
+        slept_ms = self.scenario.sleeps * MINUTE_MS
+        end_ms = START_MS + self.scenario.minutes * MINUTE_MS + slept_ms
+        instants = self._chance("instants")
         self._mutations = sorted(
-            chance.randrange(START_MS, end_ms) for _ in range(self.scenario.mutations)
+            instants.randrange(START_MS, end_ms) for _ in range(self.scenario.mutations)
         )
-        if self.scenario.removes:
-            self._removal_ms = chance.randrange(START_MS, end_ms)
+        self._acts = list(self._operator(instants, end_ms))
         for minute_ms in range(START_MS, end_ms, MINUTE_MS):
+            if START_MS < minute_ms <= START_MS + slept_ms:
+                continue
             if chance.random() < knobs.lost:
                 world.injected["tick lost"] += 1
                 continue
@@ -322,28 +595,78 @@ class Run:
         self._ticks.sort()
         self.run_until(end_ms)
 
+    def _operator(
+        self, instants: random.Random, end_ms: int
+    ) -> Iterator[tuple[int, Callable[[], None]]]:
+        """Name what an operator does, and when."""
+        upstream, given = self.upstreams[0], self.scenario
+        if given.removes:
+            self.removed = upstream.members[0].id
+            yield instants.randrange(START_MS, end_ms), lambda: self._remove(upstream)
+        if given.interrupts:
+            member = upstream.members[0]
+            begin_ms, again_ms = sorted(instants.randrange(START_MS, end_ms) for _ in range(2))
+            do, undo = {
+                "removed": (self._remove, lambda one: self._return(one, member)),
+                "paused": (self._pause, self._unpause),
+                "suspended": (self._suspend, self._unsuspend),
+            }[given.interrupts]
+            yield begin_ms, lambda: do(upstream)
+            yield again_ms, lambda: undo(upstream)
+
     def heal(self) -> None:
         """Run until nothing is left to do, faults and mutations being over."""
-        self.world.healthy = True
+        self._recover()
         self.harmed = self.world.steps
         for minute_ms in [minute for _, minute in self._ticks]:
             self._ticks = [one for one in self._ticks if one[1] != minute_ms]
         while self._mutations:
             self._mutations.pop()
             self.mutate()
+        for upstream in self.upstreams:
+            upstream.recover()
         self._skip()
         self._settle()
         if self._redrive():
             self._settle()
+        # Where few are many, what is missing is believed after an hour.
+        for later_ms in (0, HOUR_MS) if self.scenario.small else (0,):
+            self._list_all(self.world.now_ms + later_ms)
+        for at_ms in self._doubts() if self.scenario.lying else ():
+            self.run_until(max(self.world.now_ms, at_ms))
+            self.minute()
+            self._settle()
+
+    def _list_all(self, begin_ms: int) -> None:
+        """Have everything listed that is listed by the clock."""
         if self.scenario.reconciles:
+            self.run_until(begin_ms)
             for at_ms in self._listings():
-                self.world.now_ms = max(self.world.now_ms, at_ms)
+                self.run_until(max(self.world.now_ms, at_ms))
                 self._settle()
 
+    def _recover(self) -> None:
+        self.world.healthy = True
+        if self.scenario.recovers:
+            self.sick = frozenset()
+        for upstream in self.upstreams if self.scenario.tight else ():
+            upstream.unbind()
+
+    def _doubts(self) -> list[int]:
+        """Name the minutes from which on an account is asked without a validator once."""
+        found = []
+        for _, member in self._members():
+            after_ms = (due.stable_hash(member.id) - self.world.now_ms) % HOUR_MS
+            at_ms = self.world.now_ms + after_ms
+            found.append(at_ms - at_ms % MINUTE_MS)
+        return sorted(found)
+
     def _settle(self) -> None:
-        for _ in range(HEALING_MAX):
+        # A quiet account is due only then.
+        patience = self.scenario.slowest_s // 60
+        for number in range(HEALING_MAX):
             self.minute()
-            if self.is_quiet():
+            if number >= patience and self.is_quiet():
                 return
             self._skip()
         raise Broken(f"I10: not at rest after {HEALING_MAX} minutes: {self.unrest()}")
@@ -365,7 +688,7 @@ class Run:
                 waits.append(seen_ms + self._overlap_ms(pk, stream))
         waits.append(self._mutated_ms + LATE_MS)
         if all(at_ms > now_ms for at_ms in waits) or not self._is_busy():
-            self.world.now_ms = max(now_ms, *waits)
+            self.run_until(max(now_ms, *waits))
 
     def _is_busy(self) -> bool:
         return any(self.lambdas.depths().values()) or any(
@@ -376,19 +699,23 @@ class Run:
         )
 
     def _overlap_ms(self, pk: str, stream: str) -> int:
-        provider = self.providers[pk.split("#")[1]]
+        provider = self.providers[pk.split("#")[1].partition("-")[0]]
         return provider.streams[stream].overlap_s * 1000 if stream in provider.streams else 0
 
     def _redrive(self) -> int:
         """Do what an operator does with dead jobs: send them once more; return how many."""
-        aws, total = self.world.aws, 0
+        aws = self.world.aws
         for name, queue in self.world.deployed.queues.items():
             if queue.dead_letters and "subscriber" not in name:
                 moved = aws.move_messages(queue.dead_letters, name)
                 self.world.reached["redriven"] += moved
                 self.world.touched.add(name)
-                total += moved
-        return total
+                self.redriven += moved
+        return self.redriven
+
+    def is_listed_within(self, span_ms: int) -> bool:
+        """Tell whether something is listed by the clock soon."""
+        return any(at_ms <= self.world.now_ms + 2 * span_ms for at_ms in self._listings())
 
     def _listings(self) -> list[int]:
         """Name the instants at which something is listed from end to end by the clock."""
@@ -412,7 +739,7 @@ class Run:
             self.lambdas.poll()
             ready = [one for one in world.processes if one.wake_ms <= world.now_ms]
             if ready:
-                world.resume(ready[0] if len(ready) == 1 else world.chance.choice(ready))
+                world.resume(ready[0] if len(ready) == 1 else world.turns.choice(ready))
                 continue
             next_ms = self._next_ms(end_ms)
             if next_ms >= end_ms and not world.processes:
@@ -427,43 +754,117 @@ class Run:
         while self._mutations and self._mutations[0] <= now_ms:
             self._mutations.pop(0)
             self.mutate()
-        if self._removal_ms <= now_ms:
-            self._removal_ms = NEVER_MS
-            self._remove(self.upstreams[0])
+        while self._acts and self._acts[0][0] <= now_ms:
+            # What is done from outside is no step of the process that happens to be at work.
+            current, self.world.current = self.world.current, None
+            self._acts.pop(0)[1]()
+            self.world.current = current
+
+    # What an operator does
+
+    def shard(self, account: str) -> int:
+        """Say where an operator finds an account."""
+        return zlib.crc32(account.encode()) % self.scenario.shards
+
+    def _write(self, operation: str, pk: str, sk: str, **params: Any) -> None:
+        if (pk, sk) not in self.world.aws.items:
+            raise Broken(f"an operator looks for {pk} {sk} in vain")
+        where = {"TableName": self.world.deployed.table, "Key": items.key(pk, sk)}
+        self.world.aws.call("dynamodb", operation, {**where, **params})
+
+    def _accounts(self, upstream: Upstream) -> Iterator[tuple[str, str]]:
+        """Name the keys of its first account, one for each connection."""
+        account = upstream.members[0].id
+        for connection in upstream.connections():
+            yield f"shard#{connection.name}#{self.shard(account)}", account
 
     def _remove(self, upstream: Upstream) -> None:
-        """Do what an operator does with an account that is no longer wanted."""
-        self.removed = upstream.members[0].id
-        key = {"pk": {"S": f"shard#{upstream.name}#0"}, "sk": {"S": self.removed}}
-        table = self.world.deployed.table
-        self.world.aws.call("dynamodb", "DeleteItem", {"TableName": table, "Key": key})
+        self.unwanted[upstream.members[0].id] = self.world.now_ms
+        for pk, sk in self._accounts(upstream):
+            self._write("DeleteItem", pk, sk)
+
+    def _return(self, upstream: Upstream, member: Member) -> None:
+        self.unwanted.clear()
+        for connection in upstream.connections():
+            self._add(upstream, connection, member)
+        self._forget(upstream)
+
+    def _forget(self, upstream: Upstream) -> None:
+        for connection in upstream.connections():
+            self.pace.forget(connection.name)
+
+    def _pause(self, upstream: Upstream) -> None:
+        self.unwanted[upstream.members[0].id] = self.world.now_ms
+        values = {":paused": items.text("paused")}
+        for pk, sk in self._accounts(upstream):
+            self._write(
+                "UpdateItem",
+                pk,
+                sk,
+                UpdateExpression="SET standing = :paused",
+                ExpressionAttributeValues=values,
+            )
+
+    def _unpause(self, upstream: Upstream) -> None:
+        self.unwanted.clear()
+        for pk, sk in self._accounts(upstream):
+            self._write("UpdateItem", pk, sk, UpdateExpression="REMOVE standing")
+
+    def _suspend(self, upstream: Upstream, until_ms: int = NEVER_MS) -> None:
+        for host in self.providers[upstream.name].hosts.values():
+            self.unwanted[host] = self.world.now_ms
+        for connection in upstream.connections():
+            self._write(
+                "UpdateItem",
+                "connection",
+                connection.name,
+                UpdateExpression="SET paused_until = :until",
+                ExpressionAttributeValues={":until": items.number(until_ms)},
+            )
+
+    def _unsuspend(self, upstream: Upstream) -> None:
+        self._suspend(upstream, 0)
+        self._forget(upstream)
+        self.unwanted.clear()
 
     def _next_ms(self, end_ms: int) -> int:
         """Name the next instant at which something is to be done."""
         instants = [process.wake_ms for process in self.world.processes]
         instants += [at_ms for at_ms, _ in self._ticks[:1]] + self._mutations[:1]
-        if self._removal_ms < NEVER_MS:
-            instants.append(self._removal_ms)
+        instants += [at_ms for at_ms, _ in self._acts[:1]]
         if self.lambdas.soonest_ms > self.world.now_ms:
             instants.append(self.lambdas.soonest_ms)
         return max(min(instants, default=end_ms), self.world.now_ms)
 
-    def mutate(self) -> None:
-        """Let something happen at one of the providers."""
+    def mutate(self, why: str = "planned") -> None:
+        """
+        Let something happen at one of the providers.
+
+        Each draws from a seed of its own: what the first one is does not change the second.
+        """
+        self._happened[why] += 1
+        chance = self._chance(f"{why} {self._happened[why]}")
         self._mutated_ms = self.world.now_ms
         # What is done from outside is no step of the process that happens to be at work.
         current, self.world.current = self.world.current, None
-        self.world.chance.choice(self.upstreams).mutate(self.world.chance)
+        for _ in range(TRIES):
+            chance.choice(self.upstreams).mutate(chance)
+            # At first there may be nothing yet that it could happen to.
+            if any(one.journal for one in self.upstreams):
+                break
         self.world.current = current
 
     def _watching(self, upstream: Upstream) -> Callable[[str, str], None]:
-        end_ms = START_MS + self.scenario.minutes * MINUTE_MS + WATCHED_MS
+        minutes = self.scenario.minutes + self.scenario.sleeps
+        end_ms = START_MS + minutes * MINUTE_MS + WATCHED_MS
         pollwire = self.lambdas.pollwire()
 
         def watch(account: str, identity: str) -> None:
-            # One that was removed meanwhile is watched no more.
-            with suppress(Conflict):
-                pollwire.state.watch(upstream.name, 0, account, identity, end_ms)
+            for connection in upstream.connections():
+                # One that was removed meanwhile is watched no more.
+                with suppress(Conflict):
+                    shard = self.shard(account)
+                    pollwire.state.watch(connection.name, shard, account, identity, end_ms)
 
         return watch
 
@@ -471,39 +872,87 @@ class Run:
 
     def failure(self) -> PollwireError:
         """Make what a provider's failure to answer is."""
-        return self.world.chance.choice(
+        return self.world.faults.choice(
             (
                 Unavailable("sim: no complete answer"),
-                Unavailable("sim: 503", retry_after_s=20),
-                RateLimited("sim: 429", retry_after_s=15),
+                Unavailable("sim: 503", retry_after_s=100),
+                RateLimited("sim: 429", retry_after_s=150),
                 Malformed("sim: the answer is none"),
             )
         )
 
-    def require_own_credential(self, request: Request) -> None:
-        """I5: a request bears nobody's credential but that of the account it is for."""
+    def note_empty(self, request: Request) -> None:
+        """Note an account that a check finds to be empty: whatever comes is news."""
         process = self.world.current
-        sent = f"{sorted(request.headers.items())}{sorted((request.form or {}).items())}"
-        if process is None or CANARY not in sent or not process.accounts:
+        if not self.scenario.is_calm or process is None or process.spec.stage != "check":
             return
-        for owner in OWNERS.findall(sent):
-            if owner not in {"all", *process.accounts}:
-                raise Broken(f"I5: a credential of {owner} was sent for {process.accounts}")
+        sent = f"{request.url}{request.form}"
+        for upstream, member in self._members():
+            if member.id in sent and upstream.knows_nothing(member.id):
+                self.empty.add(member.id)
+
+    def require_wanted(self, request: Request) -> None:
+        """What an operator paused or removed is not asked for by whoever begins after that."""
+        process = self.world.current
+        if process is None or not self.unwanted or self.scenario.knobs.stale:
+            return
+        began_ms = process.deadline_ms - process.spec.timeout_s * 1000
+        sent = f"{request.url}{request.form}"
+        for text, since_ms in self.unwanted.items():
+            if since_ms < began_ms and text in sent:
+                raise Broken(f"{text!r} was asked for though it was to be left alone")
 
     def _watch(self, pk: str, sk: str, before: tuple[int, ...], after: tuple[int, ...]) -> None:
         """I4: version, cursor and sequence of a stream never go down."""
         if any(old > new for old, new in zip(before, after, strict=True)):
             raise Broken(f"I4: {pk} went from {before} to {after}")
         if after[3] and not before[3]:
+            self.baselines_ms[pk] = self.world.now_ms
             self.baselines[pk] = {
                 sk: item.get("digest", {}).get("S", "")
                 for (of, sk), item in self.world.aws.items.items()
                 if of == pk and sk != "cursor"
             }
 
+    def baselined(self, thing: tuple[str, str, str, str]) -> bool:
+        """Tell whether a thing was recorded when its stream was first read to its end."""
+        recorded = self.baselines.get("stream#{}#{}#{}".format(*thing[:3]), {})
+        return record_sk(thing[3]) in recorded
+
+    @property
+    def is_faultless(self) -> bool:
+        """Nobody has had any trouble, no two do the same thing, and everything has its size."""
+        given = self.scenario
+        twice = given.knobs.twice or given.knobs.doubled or given.knobs.stale
+        unlike = given.sick or given.small or twice or any(self.world.injected.values())
+        return given.is_calm and not unlike
+
+    def ails(self, process: Process | None) -> bool:
+        """Tell whether what an invocation asks for is at a provider, or of an account, that is."""
+        if not self.sick or process is None or process.job is None:
+            return False
+        if self.scenario.everywhere:
+            return self.upstream_of(process.job.connection) is self.upstreams[0]
+        return account_of(process) in self.sick
+
+    def shares_rate(self, connection: str) -> bool:
+        """Tell whether the accounts of a connection share one rate budget."""
+        upstream = self.upstream_of(connection)
+        return self.providers[upstream.name].shares_rate or self.shares(upstream)
+
+    def upstream_of(self, connection: str) -> Upstream:
+        name = connection.partition("-")[0]
+        return next(one for one in self.upstreams if one.name == name)
+
+    @property
+    def out(self) -> frozenset[str]:
+        """Name the accounts that the promises do not hold for."""
+        return self.excused | ({self.removed} if self.removed else frozenset())
+
     def connections(self) -> Iterator[tuple[Upstream, Connection]]:
         for upstream in self.upstreams:
-            yield upstream, upstream.connection()
+            for connection in upstream.connections():
+                yield upstream, connection
 
     # Rest
 
@@ -512,14 +961,22 @@ class Run:
 
     def _items(self) -> Iterator[tuple[tuple[str, str], Any]]:
         """Read the table, but for what is of accounts that need not come to rest."""
+        out = set(self.out)
+        if out and self.scenario.everywhere:
+            out |= {one.name for one in self.upstreams[0].connections()}
         for (pk, sk), item in self.world.aws.items.items():
             parts = {sk, *pk.split("#")}
-            if not parts & {self.sick, self.removed} - {""}:
+            if not parts & out:
                 yield (pk, sk), item
+
+    def _members(self) -> Iterator[tuple[Upstream, Member]]:
+        for upstream in self.upstreams:
+            for member in upstream.members:
+                yield upstream, member
 
     def well(self, upstream: Upstream) -> list[Member]:
         """Name the accounts that every promise holds for."""
-        return [one for one in upstream.members if one.id not in (self.sick, self.removed)]
+        return [one for one in upstream.members if one.id not in self.out]
 
     def unrest(self) -> list[str]:
         """Name what there is still to do."""
@@ -546,12 +1003,19 @@ class Run:
     # What was told
 
     def deliveries(self) -> list[dict[str, object]]:
-        """Read what the subscriber's queue was sent, in its order."""
+        """Read what the subscriber was sent, what did not reach its queue at once in its place."""
+        (subscription,) = self.world.deployed.subscriptions
+        names = [one for one in (subscription.queue, subscription.dead_letters) if one]
+        messages = [one for name in names for one in self.world.aws.messages(name)]
         found = []
-        for message in self.world.aws.messages("pollwire-subscriber.fifo"):
+        for message in sorted(messages, key=attrgetter("sequence")):
             event = json.loads(message.body)
             event["arrived_ms"] = message.sent_ms
             event["text"] = message.body
+            event["place"] = len(found)
+            event["group"], event["dedup"] = message.group, message.dedup
+            said = message.attributes.items()
+            event["attributes"] = {name: one["StringValue"] for name, one in said}
             found.append(event)
         return found
 

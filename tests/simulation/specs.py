@@ -20,6 +20,8 @@ class QueueSpec:
         receives: How often a message is handed out before that.
 
         deduplicates_by_group: The queue forgets within a message group only.
+
+        key_arn: Of the KMS key that it is encrypted with; empty for SQS's own.
     """
 
     name: str
@@ -31,6 +33,7 @@ class QueueSpec:
     dead_letters: str = ""
     receives: int = 0
     deduplicates_by_group: bool = False
+    key_arn: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,20 +19,44 @@ from tests.simulation.world import (
 
 Plan = Mapping[int, str]
 
-#: One for each provider; what happens in them is drawn from their seeds.
-STORIES = tuple(
+#: Each is of a seed by which much of what can happen does.
+STORIES = (
+    *(
+        Scenario(
+            seed,
+            upstreams=(name,),
+            streams=1,
+            minutes=3,
+            mutations=3,
+            moving=0.0,
+            reconciles=False,
+            backfill=backfill,
+        )
+        for name, *seeds in (
+            ("youmail", 48, 79),
+            ("intelli", 41, 40),
+            ("ringcentral", 42, 12),
+            ("kirimdev", 2, 44),
+        )
+        for seed, backfill in zip(seeds, (True, False), strict=True)
+    ),
+    # Full listings that show a deletion.
+    Scenario(1001, ("kirimdev",), streams=1, minutes=4, mutations=4, moving=0.0, listed_s=60),
+    # A shard of several accounts.
+    Scenario(1062, accounts=3, streams=1, minutes=2, moving=0.0, reconciles=False),
+    # Messages that are watched.
+    Scenario(1053, ("kirimdev",), streams=1, minutes=2, moving=0.0, reconciles=False, watches=True),
+    # A drain of several pages, in parts.
     Scenario(
-        seed,
-        upstreams=(name,),
+        1014,
         streams=1,
-        minutes=3,
-        mutations=3,
+        minutes=2,
+        mutations=8,
         moving=0.0,
         reconciles=False,
-        backfill=backfill,
-    )
-    for number, name in enumerate(("youmail", "intelli", "ringcentral", "kirimdev"))
-    for seed, backfill in ((10 * number + 3, True), (10 * number + 4, False))
+        small=True,
+        hurried=True,
+    ),
 )
 
 #: Pairs of faults that have to be survived together.

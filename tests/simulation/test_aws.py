@@ -706,12 +706,13 @@ def test_a_batch_leaves_over_what_it_is_told_to(aws: Aws) -> None:
     aws.leave = lambda keys: keys - 1
     requests = [{"PutRequest": {"Item": one}} for one in keys]
     left = aws.call("dynamodb", "BatchWriteItem", {"RequestItems": {TABLE: requests}})
+    put(aws, keys[2])
     asked = {TABLE: {"Keys": keys, "ConsistentRead": True}}
     answer = aws.call("dynamodb", "BatchGetItem", {"RequestItems": asked})
 
     assert left == {"UnprocessedItems": {TABLE: requests[1:]}}
-    assert answer["Responses"] == {TABLE: [keys[0]]}
-    assert answer["UnprocessedKeys"] == {TABLE: {"Keys": keys[1:], "ConsistentRead": True}}
+    assert answer["Responses"] == {TABLE: [keys[2]]}
+    assert answer["UnprocessedKeys"] == {TABLE: {"Keys": keys[1::-1], "ConsistentRead": True}}
 
 
 def test_a_batch_of_reads_ends_before_16_mb(aws: Aws) -> None:
@@ -721,7 +722,7 @@ def test_a_batch_of_reads_ends_before_16_mb(aws: Aws) -> None:
     answer = aws.call("dynamodb", "BatchGetItem", {"RequestItems": {TABLE: {"Keys": keys}}})
 
     assert len(answer["Responses"][TABLE]) == 41
-    assert answer["UnprocessedKeys"] == {TABLE: {"Keys": keys[41:]}}
+    assert answer["UnprocessedKeys"] == {TABLE: {"Keys": keys[:1]}}
 
 
 def transaction(*actions: Params, **more: Any) -> Params:
@@ -1326,15 +1327,27 @@ def test_an_event_that_the_policy_does_not_want_is_not_delivered(clock: Clock) -
 
 
 def test_a_queue_that_does_not_let_the_topic_send_gets_nothing(clock: Clock) -> None:
-    kept = subscribed(clock, senders=frozenset(), dead_letters="undelivered.fifo")
+    letters: Params = {"senders": frozenset(), "dead_letters": "undelivered.fifo"}
+    kept = subscribed(clock, **letters, dead_letter_senders=frozenset({TOPIC}))
+    shut_out = subscribed(clock, **letters)
     lost = subscribed(clock, senders=frozenset())
-    for aws in (kept, lost):
+    for aws in (kept, shut_out, lost):
         publish(aws, event("1"))
 
         assert waiting(aws, "subscriber.fifo") == []
     assert waiting(kept, "undelivered.fifo") == ["1"]
     assert not kept.lost
-    assert lost.lost == {"subscriber.fifo": 1}
+    assert shut_out.lost == lost.lost == {"subscriber.fifo": 1}
+
+
+def test_a_queue_that_cannot_be_reached_has_dead_letters(clock: Clock) -> None:
+    aws = subscribed(clock, dead_letters="undelivered.fifo", dead_letter_senders=frozenset({TOPIC}))
+    reached = iter((False, True))
+    aws.delivers = lambda: next(reached)
+    publish(aws, event("1"), event("2"))
+
+    assert waiting(aws, "undelivered.fifo") == ["1"]
+    assert waiting(aws, "subscriber.fifo") == ["2"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from tests.simulation.deployed import (
     Need,
     allowed,
     deployed,
+    fires,
     mapping_needs,
     needs,
     permitted,
@@ -109,6 +110,32 @@ def test_no_intrinsic_function_is_left() -> None:
     assert not re.findall(r"Fn::|'Ref'|\$\{|AWS::", repr(deployed()))
 
 
+@pytest.mark.parametrize(
+    ("expression", "minutes"),
+    [
+        ("cron(* * * * ? *)", [0, 1, 2, 3, 4, 5, 59, 60]),
+        ("cron(*/5 * * * ? *)", [0, 5, 60]),
+        ("cron(3 * * * ? *)", [3]),
+        ("rate(1 minute)", [0, 1, 2, 3, 4, 5, 59, 60]),
+        ("rate(5 minutes)", [0, 5, 60]),
+        ("rate(1 hour)", [0, 60]),
+    ],
+)
+def test_a_schedule_fires(expression: str, minutes: list[int]) -> None:
+    assert [one for one in (0, 1, 2, 3, 4, 5, 59, 60) if fires(expression, one)] == minutes
+
+
+def test_a_schedule_that_the_simulation_does_not_know_is_told() -> None:
+    with pytest.raises(ValueError, match="does not know this schedule"):
+        fires("cron(0 9 * * ? *)", 0)
+
+
+def test_every_minute_is_scheduled() -> None:
+    (schedule,) = deployed().schedules
+
+    assert all(fires(schedule.expression, minute) for minute in range(60))
+
+
 CHANGES: list[tuple[str, Any, Callable[[Deployed], Any], Any]] = [
     # path into Resources, value there (None: taken away), what is read then
     ("ChecksYoumail.VisibilityTimeout", 7, lambda is_: is_.queues[CHECKS].visibility_s, 7),
@@ -132,6 +159,13 @@ CHANGES: list[tuple[str, Any, Callable[[Deployed], Any], Any]] = [
     ("SubscriberPolicy.PolicyDocument.Statement.0.Resource",
      {"Fn::GetAtt": ["Subscriber", "Arn"]},
      lambda is_: is_.subscriptions[0].dead_letter_senders, frozenset()),
+    ("Subscriber.KmsMasterKeyId", {"Ref": "Key"},
+     lambda is_: is_.subscriptions[0].senders, frozenset()),
+    ("ChecksYoumail.KmsMasterKeyId", {"Ref": "Key"},
+     lambda is_: is_.queues[CHECKS].key_arn, deployed().key_arn),
+    ("ChecksYoumail.KmsMasterKeyId", {"Ref": "Key"},
+     lambda is_: [action for action, *_ in mapping_needs(is_.functions[CHECK], is_)],
+     ["sqs:ReceiveMessage", "kms:Decrypt", "sqs:DeleteMessage", "sqs:GetQueueAttributes"]),
 ]  # fmt: skip
 
 
@@ -149,6 +183,9 @@ def test_a_change_of_the_template_is_seen(
     [
         "CheckYoumailFunction.Events.Checks.Properties.FilterCriteria",
         "CheckYoumailRole.Policies.0.PolicyDocument.Statement.1.NotAction",
+        "CheckYoumailFunction.ReservedConcurrentExecutions",
+        "ChecksYoumail.DelaySeconds",
+        "ScheduleFunction.Events.EveryMinute.Properties.State",
         "ScheduleFunction.Policies",
     ],
 )
@@ -315,7 +352,7 @@ def calls(function: FunctionSpec) -> list[Call]:
 
 def wanted(function: FunctionSpec) -> list[Need]:
     """Every permission that a function's calls and its mapping need."""
-    found = mapping_needs(function)
+    found = mapping_needs(function, deployed())
     for service, operation, params in calls(function):
         found += needs(service, operation, params, deployed()) + service_needs(service, deployed())
     return found
@@ -386,7 +423,7 @@ def used(by: str) -> set[str]:
     if by == CALLS:
         made = [(one, call) for one in FUNCTIONS for call in calls(one)]
         return {need[0] for _, call in made for need in needs(*call, deployed())}
-    mapped = [need for function in FUNCTIONS for need in mapping_needs(function)]
+    mapped = [need for function in FUNCTIONS for need in mapping_needs(function, deployed())]
     invoked = [need for schedule in deployed().schedules for need in schedule_needs(schedule)]
     return {need[0] for need in mapped + invoked}
 

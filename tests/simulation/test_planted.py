@@ -8,6 +8,9 @@ import pytest
 
 from tests.simulation.planted import PLANTS, fails
 
+#: A warning is no error: it would have the function fail that has done its work.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 #: Runs of the correct code under what a bug shows in.
 CORRECT = 3
 

@@ -10,8 +10,9 @@ one run; ``plan`` puts faults at chosen steps instead of drawing them.
 from __future__ import annotations
 
 import random
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +20,8 @@ from botocore.exceptions import ClientError
 from greenlet import getcurrent, greenlet
 
 from tests.simulation.aws import Aws
-from tests.simulation.deployed import mapping_needs, needs, permitted, service_needs
-from tests.simulation.specs import Deployed, FunctionSpec
+from tests.simulation.deployed import Need, needs, refused, service_needs
+from tests.simulation.specs import Deployed, FunctionSpec, ScheduleSpec
 
 #: 2027-01-15T08:00:00Z, the start of a minute.
 START_MS = 1_800_000_000_000
@@ -38,12 +39,27 @@ THROTTLED = {
 }
 
 
-#: What was worked out of deployed policies: actions needed, and what of them is refused.
-_PERMITTED: dict[int, tuple[Deployed, dict[Any, tuple[list[str], list[Any]]]]] = {}
+#: Where a batch has its entries, each of which is taken or refused alone.
+ENTRIES = {
+    "ChangeMessageVisibilityBatch": "Entries",
+    "PublishBatch": "PublishBatchRequestEntries",
+    "SendMessageBatch": "Entries",
+}
+
+#: A message that is no job of ours.
+POISON = "{}"
+
+#: What was worked out of deployed policies: who needs which actions, and what of them is refused.
+_PERMITTED: dict[int, tuple[Deployed, dict[Any, tuple[set[tuple[str, str]], list[Need]]]]] = {}
 
 
 #: One of so many runs logs what goes well, too.
 TALKATIVE = 4
+
+
+def chosen(what: str, seed: int, one_of: int) -> bool:
+    """Choose one of so many seeds, whatever else they are drawn or counted for."""
+    return not zlib.crc32(f"{what} {seed}".encode()) % one_of
 
 
 class Died(BaseException):
@@ -62,18 +78,48 @@ class Process:
     Attributes:
         accounts: Those that its jobs are about; empty for any.
 
+        job: That it is at work for. account: Of a check, the one that is asked for right now.
+
         wake_ms: It goes on then, not before.
 
-        ended: Called with its answer, or ``None`` if it failed as a whole.
+        ended: Called with itself and its answer, or ``None`` if it failed as a whole.
+
+        held: A fault holds it until its time is up.
+
+        tried: Jobs that its stage was given. done: Those that it did.
+
+        unasked: Somebody was not asked for, as it was not the time.
+
+        began_step, ended_step: Steps that there had been by then; -1 if it is still at work.
+
+        struck: A fault has struck one of its calls to AWS.
+
+        misled: It has read what was before.
+
+        is_whole: It has ended, and nothing was in the way of what it wrote.
+
+        leaving: Called when it has ended.
     """
 
     spec: FunctionSpec
     deadline_ms: int
     wake_ms: int
     accounts: frozenset[str]
-    ended: Callable[[Any], None]
+    ended: Callable[[Process, Any], None]
     dead: bool = False
+    job: Any = None
+    account: str = ""
+    held: bool = False
+    tried: list[Any] = field(default_factory=list)
+    done: list[Any] = field(default_factory=list)
+    unasked: bool = False
     thread: greenlet | None = None
+    began_step: int = 0
+    ended_step: int = -1
+    struck: bool = False
+    misled: bool = False
+    is_whole: bool = False
+    leaving: Callable[[Process], None] | None = None
 
 
 @dataclass
@@ -88,11 +134,21 @@ class Knobs:
 
         stale: Probability that an eventually consistent read is of what was before.
 
-        twice: Probability that a batch is handed out twice.
+        twice: Probability that a batch is handed out twice, or one message of it.
 
         lost, doubled, late: Probabilities of what becomes of a tick.
 
-        refused: Probability that one entry of a batch is refused.
+        refused: Probability that one entry of a batch is refused, or said to be.
+
+        poison: Probability that a batch of jobs is followed by a message that is none, once a run.
+
+        left: Probability that a batch of reads leaves some keys unread, or all.
+
+        undelivered: Probability that SNS cannot deliver to a queue.
+
+        slow: Probability that a provider takes seconds to answer.
+
+        page_bytes: A page of a query is over with the item that passes this size; 0 for AWS's own.
     """
 
     fault: float = 0.0
@@ -103,6 +159,11 @@ class Knobs:
     doubled: float = 0.0
     late: float = 0.0
     refused: float = 0.0
+    poison: float = 0.0
+    left: float = 0.0
+    undelivered: float = 0.0
+    slow: float = 0.0
+    page_bytes: int = 0
 
 
 class World:
@@ -122,6 +183,9 @@ class World:
         used: Permissions that were needed, by function.
 
         touched: Queues that something was done to, so that there may be messages to hand out.
+
+        turns, faults: Where it is drawn from who goes on and when, and what goes wrong.
+        poisoned: The queue that has a message that is no job; empty for none.
     """
 
     def __init__(
@@ -129,11 +193,15 @@ class World:
     ) -> None:
         self.deployed, self.knobs, self.plan = deployed, knobs, plan
         self.now_ms = START_MS
-        self.chance = random.Random(seed)
-        # Two streams: one more fault does not change what happens at the providers.
-        self._faults = random.Random(seed ^ 0x5EED)
+        # Two streams, and none of what happens at the providers: one more fault changes no turn,
+        # and another turn no fault.
+        self.turns = random.Random(f"turns {seed}")
+        self.faults = random.Random(f"faults {seed}")
         self.aws = Aws(deployed, self.clock)
         self.aws.stale = self._is_stale
+        self.aws.leave = self._left
+        self.aws.delivers = self._delivers
+        self.aws.page_bytes = knobs.page_bytes or self.aws.page_bytes
         self.steps = 0
         self.healthy = False
         self.injected: Counter[str] = Counter()
@@ -142,10 +210,14 @@ class World:
         self.trace: list[str] = []
         self.processes: list[Process] = []
         self.touched: set[str] = set()
+        self.poisoned = ""
         self.current: Process | None = None
+        self.witnesses: list[Callable[[Process | None, str, str, Mapping[str, Any]], None]] = []
         self.watchers: list[Callable[[str, str, tuple[int, ...], tuple[int, ...]], None]] = []
+        self.written: Callable[[Mapping[str, Any]], None] = lambda item: None
         # Writing what goes well takes a good part of a run's time.
-        self.is_terse = bool(seed % TALKATIVE) and plan is None
+        self.is_terse = not chosen("talkative", seed, TALKATIVE) and plan is None
+        self._outboxes: dict[tuple[str, str], Process | None] = {}
         self._main = getcurrent()
         self._permissions = _permissions(deployed)
         self._kinds = list(knobs.weights)
@@ -156,12 +228,20 @@ class World:
 
     # Side effects
 
-    def step(self, kind: str, effect: Callable[[], Any], error: Callable[[], Exception]) -> Any:
+    def step(
+        self,
+        kind: str,
+        effect: Callable[[], Any],
+        error: Callable[[], Exception],
+        takes_ms: int = 0,
+    ) -> Any:
         """
         Have a side effect of the process at work, or one of the faults.
 
         Args:
             error: Makes what is raised for a call that fails.
+
+            takes_ms: How long it takes, beside what every call does.
         """
         process = self.current
         if process is None:
@@ -170,9 +250,10 @@ class World:
             raise Died
         number, self.steps = self.steps, self.steps + 1
         fault = self._fault(number)
-        process.wake_ms = self.now_ms + self._faults.randrange(1, 40)
+        process.wake_ms = self.now_ms + self.turns.randrange(1, 40) + takes_ms
         if fault:
             self.injected[fault] += 1
+            process.struck |= kind != "http"
             self.trace.append(f"{number} {process.spec.name} {kind} {fault}")
         self._wait(process)
         return self._have(process, fault, effect, error) if fault else effect()
@@ -192,6 +273,7 @@ class World:
         error: Callable[[], Exception],
     ) -> Any:
         if fault == TIMEOUT:
+            process.held = True
             process.wake_ms = process.deadline_ms + 1
             self._wait(process)
         if fault == CRASH_BEFORE:
@@ -211,13 +293,15 @@ class World:
             return ""
         if self.plan is not None:
             return self.plan.get(number, "")
-        if self._faults.random() >= self.knobs.fault:
+        if self.faults.random() >= self.knobs.fault:
             return ""
-        return self._faults.choices(self._kinds, self._weights)[0]
+        return self.faults.choices(self._kinds, self._weights)[0]
 
     def _wait(self, process: Process) -> None:
         self._main.switch()
         if self.now_ms > process.deadline_ms:
+            if not process.held:
+                raise Broken(f"I11: {process.spec.name} is not done in {process.spec.timeout_s} s")
             self.reached["timed out"] += 1
             self._die(process)
 
@@ -228,7 +312,34 @@ class World:
     def _is_stale(self) -> bool:
         if self.current is None or self.healthy:
             return False
-        return self._faults.random() < self.knobs.stale
+        is_stale = self.faults.random() < self.knobs.stale
+        self.current.misled |= is_stale
+        return is_stale
+
+    def _strikes(self, probability: float) -> bool:
+        """Draw what happens now and then, while anything may go wrong."""
+        if not probability or self.current is None or self.healthy:
+            return False
+        return self.faults.random() < probability
+
+    def _left(self, keys: int) -> int:
+        """Say how many keys of a batch are left unread: the half of them, or all."""
+        if not self._strikes(self.knobs.left):
+            return 0
+        self.injected["left unread"] += 1
+        return keys // 2 if keys > 1 and self.faults.random() < 0.7 else keys
+
+    def _delivers(self) -> bool:
+        fails = self._strikes(self.knobs.undelivered)
+        self.injected["undelivered"] += fails
+        return not fails
+
+    def takes_ms(self, most_s: float) -> int:
+        """Say how long a provider takes to answer, beside what every call does."""
+        if not self._strikes(self.knobs.slow):
+            return 0
+        self.injected["slow"] += 1
+        return int(self.faults.choice((0.3, 0.7, 1.0)) * most_s * 1000)
 
     def call(self, service: str, operation: str, params: Mapping[str, Any]) -> Any:
         """
@@ -238,26 +349,59 @@ class World:
             ClientError: AWS's own, or a fault's.
         """
 
+        done = False
+
         def error() -> ClientError:
+            conflicts = operation == "TransactWriteItems" and not done
+            if conflicts and self.faults.random() < 0.5:
+                return _conflict(params)
             code = THROTTLED[service]
             return ClientError({"Error": {"Code": code, "Message": code}}, operation)
 
         def effect() -> Any:
+            nonlocal done
             self._authorize(service, operation, params)
+            for witness in self.witnesses:
+                witness(self.current, service, operation, params)
             cursors = {at: self._progress(at) for at in _cursors(operation, params)}
-            answer = self.aws.call(service, operation, params)
+            answer = self._fenced(service, operation, params, cursors)
+            done = True
             for at, before in cursors.items():
                 for watcher in self.watchers:
                     watcher(*at, before, self._progress(at))
             self._note(operation, params)
             if service == "sqs":
-                self.touched.add(params["QueueUrl"].rpartition("/")[2])
-            return self._spoiled(operation, answer)
+                self._touch(operation, params["QueueUrl"])
+            return answer
 
         return self.step(f"{service}.{operation}", effect, error)
 
+    def _touch(self, operation: str, url: str) -> None:
+        self.touched.add(url.rpartition("/")[2])
+        if operation == "SendMessageBatch":
+            self._poison(url)
+
+    def _fenced(
+        self, service: str, operation: str, params: Mapping[str, Any], cursors: Collection[Any]
+    ) -> Any:
+        try:
+            answer = self._answer(service, operation, params)
+        except ClientError as error:
+            conflicts = ("ConditionalCheckFailedException", "TransactionCanceledException")
+            if cursors and error.response["Error"]["Code"] in conflicts:
+                self.reached["conflict of versions"] += 1
+            raise
+        for at in cursors:
+            if "outbox" in self.aws.items[at]:
+                self._outboxes[at] = self.current
+            elif self._outboxes.pop(at, self.current) is not self.current:
+                self.reached["outbox published by another"] += 1
+        return answer
+
     def _note(self, operation: str, params: Mapping[str, Any]) -> None:
-        """Count what is worth to have been reached."""
+        """Count what is worth to have been reached, and have looked at what was written."""
+        if operation == "UpdateItem":
+            self.written(self.aws.items[params["Key"]["pk"]["S"], params["Key"]["sk"]["S"]])
         if operation == "PublishBatch":
             self.reached["published"] += len(params["PublishBatchRequestEntries"])
         for action in params.get("TransactItems", ()) if operation == "TransactWriteItems" else ():
@@ -279,46 +423,70 @@ class World:
         process = self.current
         if process is None:
             return
-        name = process.spec.name
         # What a call needs follows from these; of a transaction, from the kinds of its parts.
-        parts = frozenset(kind for one in params.get("TransactItems", ()) for kind in one)
-        known = (name, service, operation, params.get("QueueUrl"), parts)
+        parts = frozenset([kind for one in params.get("TransactItems", ()) for kind in one])
+        context = frozenset(params.get("EncryptionContext", ()))
+        known = (service, operation, params.get("QueueUrl"), parts, context)
+
+        def wanted() -> list[Need]:
+            own = needs(service, operation, params, self.deployed)
+            return [*own, *service_needs(service, self.deployed)]
+
+        self.require(process.spec.name, process.spec, known, wanted)
+
+    def require(
+        self,
+        name: str,
+        caller: FunctionSpec | ScheduleSpec,
+        known: object,
+        wanted: Callable[[], list[Need]],
+    ) -> None:
+        """
+        I12: whatever is needed is allowed, also where the one that is refused would go on.
+
+        Args:
+            known: What is wanted follows from it.
+        """
         permissions = self._permissions
-        if known not in permissions:
-            wanted = (*needs(service, operation, params, self.deployed),)
-            every = (*wanted, *service_needs(service, self.deployed))
-            refused = [one for one in every if not permitted(process.spec, one, self.deployed)]
-            permissions[known] = [action for action, *_ in every], refused
-        actions, refused = permissions[known]
-        self.used.update((name, action) for action in actions)
-        if refused:
-            message = f"{name} may not {refused[0][0]} on {refused[0][1]}"
-            self.reached[message] += 1
-            raise ClientError(
-                {"Error": {"Code": "AccessDeniedException", "Message": message}}, operation
-            )
+        if (name, known) not in permissions:
+            every = wanted()
+            pairs = {(name, action) for action, *_ in every}
+            permissions[name, known] = pairs, refused(caller, every, self.deployed)
+        pairs, missing = permissions[name, known]
+        self.used |= pairs
+        for action, resource, _ in missing:
+            raise Broken(f"I12: {name} may not {action} on {resource}")
 
-    def mapping(self, spec: FunctionSpec) -> tuple[list[str], list[Any]]:
-        """Name what a function's event source mapping needs, and what of it is refused."""
-        known = (spec.name, "mapping")
-        if known not in self._permissions:
-            wanted = mapping_needs(spec)
-            refused = [one for one in wanted if not permitted(spec, one, self.deployed)]
-            self._permissions[known] = [action for action, *_ in wanted], refused
-        return self._permissions[known]
-
-    def _spoiled(self, operation: str, answer: Any) -> Any:
-        """Say of one entry of a batch that it was refused, though the effect is there."""
-        entries = answer.get("Successful") if operation.endswith("Batch") else None
-        if not entries or self.healthy or self.current is None:
-            return answer
-        if self._faults.random() >= self.knobs.refused:
-            return answer
-        self.injected["refused"] += 1
-        unlucky = entries[self._faults.randrange(len(entries))]
+    def _answer(self, service: str, operation: str, params: Mapping[str, Any]) -> Any:
+        """Do a call; of a batch, one entry may be refused, or be said to be though it was taken."""
+        name = ENTRIES.get(operation)
+        if not name or self.healthy or self.current is None:
+            return self.aws.call(service, operation, params)
+        if self.faults.random() >= self.knobs.refused:
+            return self.aws.call(service, operation, params)
+        entries, self.current.struck = params[name], True
+        unlucky = entries[self.faults.randrange(len(entries))]
+        others = [one for one in entries if one is not unlucky]
         failed = {"Id": unlucky["Id"], "Code": "InternalError", "SenderFault": False}
-        kept = [one for one in entries if one is not unlucky]
-        return {**answer, "Successful": kept, "Failed": [*answer.get("Failed", []), failed]}
+        if self.faults.random() < 0.5:
+            self.injected["refused"] += 1
+            answer = self.aws.call(service, operation, {**params, name: others}) if others else {}
+        else:
+            self.injected["refused though taken"] += 1
+            answer = self.aws.call(service, operation, params)
+        taken = [one for one in answer.get("Successful", ()) if one["Id"] != unlucky["Id"]]
+        return {"Successful": taken, "Failed": [*answer.get("Failed", ()), failed]}
+
+    def _poison(self, url: str) -> None:
+        """Put a message that is no job beside jobs."""
+        if self.poisoned or not self._strikes(self.knobs.poison):
+            return
+        self.injected["poison"] += 1
+        self.poisoned = url.rpartition("/")[2]
+        fifo = {"MessageGroupId": "poison", "MessageDeduplicationId": "poison"}
+        of_queue = fifo if self.deployed.queues[self.poisoned].fifo else {}
+        message = {"QueueUrl": url, "MessageBody": POISON, **of_queue}
+        self.aws.call("sqs", "SendMessage", message)
 
     # Processes
 
@@ -326,12 +494,14 @@ class World:
         self,
         spec: FunctionSpec,
         work: Callable[[Process], Any],
-        ended: Callable[[Any], None],
+        ended: Callable[[Process, Any], None],
         accounts: Iterable[str] = (),
     ) -> Process:
         """Start an invocation; it runs when :meth:`run` lets it."""
         deadline_ms = self.now_ms + spec.timeout_s * 1000
-        process = Process(spec, deadline_ms, self.now_ms, frozenset(accounts), ended)
+        process = Process(
+            spec, deadline_ms, self.now_ms, frozenset(accounts), ended, began_step=self.steps
+        )
 
         def body() -> None:
             answer = None
@@ -341,9 +511,15 @@ class World:
                 pass
             except Exception as error:  # noqa: BLE001 - the function failed as a whole
                 self.reached[f"failed: {type(error).__name__}"] += 1
+                self.trace.append(f"{spec.name} failed: {error!r}")
             self.processes.remove(process)
+            failed = answer is None or answer.get("batchItemFailures")
+            process.is_whole = not (failed or process.dead or process.struck)
+            process.ended_step = self.steps
+            if process.leaving:
+                process.leaving(process)
             # What a process that is gone would have answered reaches nobody.
-            process.ended(None if process.dead else answer)
+            process.ended(process, None if process.dead else answer)
 
         process.thread = greenlet(body)
         self.processes.append(process)
@@ -376,6 +552,16 @@ def _cursors(operation: str, params: Mapping[str, Any]) -> list[tuple[str, str]]
     return [one for one in keys if one[1] == "cursor"]
 
 
-def _permissions(deployed: Deployed) -> dict[Any, tuple[list[str], list[Any]]]:
+def _conflict(params: Mapping[str, Any]) -> ClientError:
+    """Make what AWS says of a transaction that met another one."""
+    code, conflict = "TransactionCanceledException", {"Code": "TransactionConflict"}
+    reasons = [conflict, *({"Code": "None"} for _ in params["TransactItems"][1:])]
+    response: Any = {"Error": {"Code": code, "Message": code}, "CancellationReasons": reasons}
+    return ClientError(response, "TransactWriteItems")
+
+
+def _permissions(
+    deployed: Deployed,
+) -> dict[Any, tuple[set[tuple[str, str]], list[Need]]]:
     """Find what was worked out of these policies before."""
     return _PERMITTED.setdefault(id(deployed), (deployed, {}))[1]

@@ -29,6 +29,7 @@ from pollwire.errors import (
     RateLimited,
     Rejected,
     Restart,
+    Retryable,
     Unasked,
     Unavailable,
 )
@@ -109,7 +110,8 @@ def check(world: World, job: CheckJob) -> Counts:
     counts["polled"] += len(polled)
     if _is_outage(connection, answers):
         counts["outage"] += 1
-        world.note_silence(connection)
+        asked_s = [one.retry_after_s for _, one in answers if isinstance(one, Retryable)]
+        world.note_silence(connection, max(asked_s))
         return counts
     jobs = _note_answers(world, job, connection, provider, polled, answers, spent, counts)
     counts["deltas"] = world.queues.send_deltas(jobs)
@@ -327,8 +329,9 @@ def _note_answer(
         # What was not asked for keeps its validators, those that are not trusted yet as well.
         kept = marks.unpack(standing.marks, world.clock(), 0)
         answer = replace(answer, etag=kept.etag, modified=kept.modified)
-    if standing.failures and not standing.pending:
+    if standing.failures and not standing.pending and not job.after_s:
         # With marks pending it is for a delta to say so: a poll may not even need the credential.
+        # A look may have asked for nothing at all.
         _forget_failures(world, job, standing)
     step = marks.step(
         poll.seen,

@@ -791,15 +791,15 @@ class State:
         found: list[Item] = []
         for first in range(0, len(keys), BATCH_GET_MAX):
             wanted: Any = keys[first : first + BATCH_GET_MAX]
-            # What a call leaves over is asked for again; a call that brings nothing is no progress.
+            # What a call leaves over is asked for again, as long as that becomes less.
             while wanted:
                 asked: Any = {self._table: {"Keys": wanted, "ConsistentRead": True}}
                 answer: Any = self._client.batch_get_item(RequestItems=asked)
-                items = answer["Responses"].get(self._table, [])
-                wanted = answer.get("UnprocessedKeys", {}).get(self._table, {}).get("Keys", [])
-                if wanted and not items:
+                found += answer["Responses"].get(self._table, [])
+                left = answer.get("UnprocessedKeys", {}).get(self._table, {}).get("Keys", [])
+                if len(left) == len(wanted):
                     raise Retryable("DynamoDB is throttled: it left all keys unread")
-                found += items
+                wanted = left
         return found
 
 

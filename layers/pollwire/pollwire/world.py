@@ -213,9 +213,10 @@ class World:
             describe(error),
         )
 
-    def note_silence(self, connection: Connection) -> None:
+    def note_silence(self, connection: Connection, retry_after_s: int = 0) -> None:
         """Ask nothing more over a connection whose provider does not answer, longer each time."""
-        wait_s = due.backoff_s(connection.outages + 1, connection.interval_s, self.jitter())
+        failures, interval_s = connection.outages + 1, connection.interval_s
+        wait_s = due.backoff_s(failures, interval_s, self.jitter(), retry_after_s)
         self.state.note_outage(connection, self.clock() + wait_s * 1000)
 
     def await_turn(self, connection: Connection, patience_ms: int) -> None:

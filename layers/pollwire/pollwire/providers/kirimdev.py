@@ -258,7 +258,9 @@ def _check_watched(
         etag = statuses[name][1] if trusted and name in statuses else ""
         try:
             learned = yield from _check_message(account, name, etag)
-        except (Unasked, Unavailable):
+        except (Unasked, Unavailable) as error:
+            if error.retry_after_s:
+                raise  # It is to be left alone, and to be noted for that.
             break  # What was learned so far is worth keeping.
         if learned:
             statuses[name] = learned
@@ -428,7 +430,7 @@ def _watched(
     name = asked["id"]
     if not _MESSAGE_ID.fullmatch(name):
         raise Malformed("watched: not a message's id (msg_...)")
-    if len(failed) == FAILED_MAX:
+    if len(failed) == FAILED_MAX or any(one.retry_after_s for one in failed):
         raise Malformed("watched: it is not asked for, as others were not answered")
     try:
         response = fetch(_request(account, f"messages/{name}", expect=OK | {404}))

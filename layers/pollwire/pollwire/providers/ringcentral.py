@@ -372,7 +372,7 @@ def _changed(session: _Session, token: str, fetch: Fetch) -> Iterator[Page]:
     Raises:
         Restart: The token is no longer valid.
     """
-    told: dict[str, int] = {}
+    told: dict[str, Row] = {}
     before: set[str] = set()
     more = True
     while more:
@@ -383,15 +383,22 @@ def _changed(session: _Session, token: str, fetch: Fetch) -> Iterator[Page]:
             raise Restart("message-store: RingCentral wants a full synchronization")
         sync = _sync(response)
         rows, bad = rows_of(sync.records, "records", partial(_message, session.account))
-        # A deletion without a time is later than what was told of the message before.
-        rows = tuple(row if row.at_ms else replace(row, at_ms=told.get(row.id, 0)) for row in rows)
-        told |= {row.id: row.at_ms for row in rows}
+        rows = tuple(row if row.at_ms else _dated(row, told.get(row.id)) for row in rows)
+        told |= {row.id: row for row in rows}
         found = {_hash(record) for record in sync.records}
         # There are no pages, but a full answer may not be all; the overlap is repeated for 5 s.
         more = len(sync.records) >= RECORDS and not found <= before
         before, token = found, sync.token
         resume = canonical(_Place(token)) if more else ""
         yield Page(rows, bad, resume, token, response.date_ms, whole=False)
+
+
+def _dated(row: Row, before: Row | None) -> Row:
+    """Make a deletion without a time later than what was told of the message; it was that kind."""
+    if before is None:
+        return row
+    kind, direction = row.type or before.type, row.direction or before.direction
+    return replace(row, at_ms=before.at_ms, type=kind, direction=direction)
 
 
 def _listed(session: _Session, place: _Place, since_ms: int | None, fetch: Fetch) -> Iterator[Page]:
