@@ -41,7 +41,7 @@ EVERYTHING = (0, 946_684_800_000)
 DAY_MS = 86_400_000
 
 #: The number of shards is a power of two, below 2 to the power of this.
-SHARD_BITS = 8
+SHARD_BITS = 15
 
 #: Of all accounts of a connection.
 ALL, SHARED = "all", "*"

@@ -354,7 +354,7 @@ def _instants(thing: Thing, event: Fields, state: State, states: list[State], sk
         made_ms = min((one.at_ms for one in states if one.at_ms), default=states[0].since_ms)
         # Some rows bear the date of tomorrow.
         latest_ms = max(event["arrived_ms"] + max(skew_ms, 0), *(one.at_ms for one in states))
-        holds = iso(made_ms + min(skew_ms, 0) - SECOND_MS) <= updated <= iso(latest_ms)
+        holds = iso(made_ms - abs(skew_ms) - SECOND_MS) <= updated <= iso(latest_ms)
     else:
         holds = updated == (iso(state.at_ms) if state.at_ms else decided)
     require(holds, f"I3: {thing}: lastUpdated {updated} of {state}")

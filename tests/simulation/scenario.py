@@ -665,11 +665,19 @@ class Run:
         # A quiet account is due only then.
         patience = self.scenario.slowest_s // 60
         for number in range(HEALING_MAX):
+            is_out = self._is_out()
             self.minute()
-            if number >= patience and self.is_quiet():
+            if number >= patience and self.is_quiet() and not is_out:
                 return
             self._skip()
         raise Broken(f"I10: not at rest after {HEALING_MAX} minutes: {self.unrest()}")
+
+    def _is_out(self) -> bool:
+        """Tell whether of some connection one shard is asked for all."""
+        return any(
+            pk == "connection" and "outages" in one and one["outages"] != {"N": "0"}
+            for (pk, _), one in self._items()
+        )
 
     def minute(self) -> None:
         """Have one minute that is scheduled as it should be."""

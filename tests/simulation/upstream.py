@@ -672,6 +672,7 @@ class OfKirimdev(Upstream):
             on_page=self._turn if self.scenario.small and self.scenario.moving else None,
         )
         self._turning = random.Random(chance.random())
+        self._turned: set[str] = set()
         # Any key of the organisation reads all of its accounts: whose it is only we know.
         least = {"reads_per_minute": BUDGET} if self.scenario.tight else {}
         self.simulator.add_organisation("org", f"kdv_live_{self.secret('all')}", **least)
@@ -709,6 +710,9 @@ class OfKirimdev(Upstream):
         held = self.simulator._accounts[account].conversations
         readable = [one for one in held if one not in self.unreadable["conversations", account]]
         if stream == "conversations" and len(readable) > 2 and self._turning.random() < 0.5:
+            if readable[0] in self._turned:
+                return  # What two listings miss is gone, as far as anybody can tell.
+            self._turned.add(readable[0])
             self.simulator.inbound(readable[0])
             self.note()
 
