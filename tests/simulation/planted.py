@@ -14,6 +14,7 @@ import json
 import random
 import re
 import textwrap
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -278,6 +279,10 @@ OFTEN = put(
     "streams",
     {"conversations": replace(kirimdev.CONVERSATIONS, reconcile_s=60)},
 )
+
+
+def _nowhere(account: str, shards: int) -> int:
+    return zlib.crc32(account.encode()) % (shards + 1)
 
 
 def _some_ahead(self: upstream.OfYouMail) -> tuple[Any, ...]:
@@ -730,7 +735,7 @@ DELETIONS: dict[str, Plant] = {
 ACCOUNTS: dict[str, Plant] = {
     "shard_of_another": Plant(
         "An account lies in a shard that nobody checks.",
-        (edit(state, "shard_of", ("% shards", "% (shards + 1)")),),
+        (put(state, "shard_of", _nowhere), put(pipeline, "shard_of", _nowhere)),
         of("youmail", "intelli", accounts=3, shards=2),
     ),
     "empty_at_first": Plant(
@@ -778,11 +783,11 @@ OTHERS: dict[str, Plant] = {
         (
             edit(
                 pipeline,
-                "_due_accounts",
-                ("except Misconfigured as error:", "except ZeroDivisionError as error:"),
+                "_note_answers",
+                ("except PollwireError as error:", "except ZeroDivisionError as error:"),
             ),
         ),
-        of("youmail", "kirimdev"),
+        of("kirimdev"),
         run=Neighbours,
     ),
     "bad_standing_stops": Plant(
@@ -866,9 +871,9 @@ CUSTODY: dict[str, Plant] = {
                 Pollwire,
                 "account",
                 (
-                    "return replace(account, credential",
-                    "__import__('logging').getLogger('pollwire').debug(str(credential))\n"
-                    "    return replace(account, credential",
+                    "known = (connection.name, owner, sealed)",
+                    "__import__('logging').getLogger('pollwire').debug(str(dict(credential)))\n"
+                    "    known = (connection.name, owner, sealed)",
                 ),
             ),
         ),
@@ -1128,7 +1133,10 @@ WAITING: dict[str, Plant] = {
     ),
     "listed_at_every_check": Plant(
         "Every check has every stream listed from end to end.",
-        (edit(pipeline, "_full", ("if due.reconciles(", "if True or due.reconciles(")),),
+        (
+            edit(pipeline, "_full", ("if due.reconciles(", "if True or due.reconciles(")),
+            edit(pipeline, "_due_accounts", (".items() if stream.reconcile_s]", ".items()]")),
+        ),
         scenario.calm,
     ),
     "marks_without_end": Plant(
