@@ -309,7 +309,8 @@ def swarm(seed: int) -> Scenario:
     )
     if chance.random() < 0.1:
         names = [chance.choice(("ringcentral", "kirimdev"))]
-        return replace(given, tight=True, upstreams=tuple(names), accounts=2, watches=False)
+        small = {"accounts": 2, "interval_s": 20, "minutes": 2}
+        return replace(given, tight=True, upstreams=tuple(names), watches=False, **small)
     return given
 
 
