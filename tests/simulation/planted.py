@@ -730,7 +730,7 @@ DELETIONS: dict[str, Plant] = {
 ACCOUNTS: dict[str, Plant] = {
     "shard_of_another": Plant(
         "An account lies in a shard that nobody checks.",
-        (edit(state, "shard_of", ("% shards", "% (shards + 1)")),),
+        (edit(state, "shard_of", ("% shards", "% shards + 1")),),
         of("youmail", "intelli", accounts=3, shards=2),
     ),
     "empty_at_first": Plant(
