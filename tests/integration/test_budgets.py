@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from itertools import pairwise
 
 import pytest
+from pollwire import pipeline
 from pollwire.errors import Unavailable
 from pollwire.events import iso
 from pollwire.model import CheckJob, Connection
@@ -357,6 +358,18 @@ def test_a_look_that_has_nothing_to_ask_for_forgets_no_failure(system):
     looks.run(600)
 
     assert system.standing(NUMBERS[0], connection).failures >= 4
+
+
+def test_a_look_that_nobody_answers_forgets_no_outage(looks, monkeypatch):
+    def fail(request):
+        raise Unavailable("no answer")
+
+    monkeypatch.setattr(pipeline, "SILENT_MIN", 1)
+    watch(looks)
+    looks.system.http.on_request = fail
+    looks.run(600)
+
+    assert looks.system.world.state.connection(looks.connection.name).outages >= 4
 
 
 def test_a_look_that_is_told_when_to_come_back_waits_until_then(looks):

@@ -666,7 +666,8 @@ class Run:
         # A quiet account is due only then.
         patience = self.scenario.slowest_s // 60
         for number in range(HEALING_MAX):
-            is_out = self._is_out()
+            # Who gives way to what is pending is asked a minute later.
+            is_out = self._is_out() or (self.scenario.tight and not self.is_quiet())
             self.minute()
             if number >= patience and self.is_quiet() and not is_out:
                 return

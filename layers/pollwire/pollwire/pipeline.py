@@ -303,7 +303,12 @@ def _note_answers(
             if isinstance(error, RateLimited) and spent.get(key, 0) <= error.retry_after_s:
                 spent.pop(key, None)  # It is left alone for as long already.
         jobs += _delta_jobs(job, provider, poll, pending)
-    if connection.outages and not all(isinstance(answer, Unasked) for _, answer in answers):
+    # A look that learned nothing may have had no answer at all.
+    heard = (
+        not (isinstance(answer, Unasked) or (job.after_s and answer is polled[key].seen))
+        for key, answer in answers
+    )
+    if connection.outages and any(heard):
         world.state.note_answered(connection.name)
     return jobs
 
