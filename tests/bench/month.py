@@ -213,7 +213,7 @@ def resources() -> Mapping[str, Mapping[str, Any]]:
 
 def function(stage: str) -> Mapping[str, Any]:
     """Find a stage's function in the template; all deltas are alike."""
-    name = {"schedule": "ScheduleFunction", "check": "CheckFunction"}.get(stage)
+    name = {"schedule": "ScheduleFunction", "check": "CheckYoumailFunction"}.get(stage)
     properties: Mapping[str, Any] = resources()[name or "DeltaHistoryFunction"]["Properties"]
     return properties
 
