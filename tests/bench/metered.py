@@ -136,6 +136,16 @@ class Metered:
             self.usage["sqs.fifo_requests"] += deliveries * _units(size, REQUEST_BYTES)
 
 
+def sent_bytes(item: Mapping[str, Any]) -> int:
+    """Measure an item that is written as it is sent: base64 in the place of bytes."""
+    return item_bytes(
+        {
+            name: {"B": base64.b64decode(value["B"])} if "B" in value else value
+            for name, value in item.items()
+        }
+    )
+
+
 def _units(size: int, of: int) -> int:
     """Count what is charged in steps, the first of which is charged for nothing, too."""
     return max(math.ceil(size / of), 1)

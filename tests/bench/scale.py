@@ -9,7 +9,6 @@ all three in turns on one core. Nothing changes.
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import statistics
@@ -26,9 +25,8 @@ from pollwire.state import shards_for
 
 from tests.bench import accounts
 from tests.bench.children import child, cores, go, line
-from tests.bench.metered import READ_BYTES
+from tests.bench.metered import READ_BYTES, sent_bytes
 from tests.bench.month import AWS_MS, CPU_MB, function
-from tests.simulation.expressions import item_bytes
 from tests.template.expand import template
 
 SIZES = (1_000, 10_000, 100_000)
@@ -114,7 +112,8 @@ def _print_million(size: Size) -> None:
     rate = MILLION / INTERVAL_S
     needed = math.ceil(rate / (1 - due.DELTAS_SHARE))
     cpu_s = each * size.poll_us / 1e6
-    units = shards * (1 + math.ceil(each * _account_bytes() / READ_BYTES) / 2)
+    item = accounts.item(accounts.ids(1)[0], time.time_ns() // 1_000_000, validated=True)
+    units = shards * (1 + math.ceil(each * sent_bytes(item) / READ_BYTES) / 2)
     calls = sum(size.calls.values())
     print(
         f"\nOf 1,000,000 accounts in one connection, each polled every {INTERVAL_S} s (arithmetic):"
@@ -136,11 +135,6 @@ def _print_million(size: Size) -> None:
     limit = template()["Parameters"]["CheckConcurrency"]
     print(f"  CheckConcurrency is {limit['Default']} unless set, {limit['MaxValue']:,} at most.")
     print("Dollars: make cost ACCOUNTS=1000000")
-
-
-def _account_bytes() -> int:
-    item = accounts.item(accounts.ids(1)[0], time.time_ns() // 1_000_000, validated=True)
-    return item_bytes({**item, "credential": {"B": base64.b64decode(item["credential"]["B"])}})
 
 
 def _busy_s(each: float, cpu_s: float, calls: float, shards: int, rate: float) -> float:
