@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -118,8 +117,7 @@ class Backlog(Deployment):
 
 
 def main() -> int:
-    measured, server = cores()
-    os.sched_setaffinity(0, {measured})
+    _, server = cores()
     seen = Seen()
     with ExitStack() as stack:
         provider = stack.enter_context(child("history", server, ROWS, FIRST_MS, APART_MS))

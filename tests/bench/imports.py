@@ -29,7 +29,6 @@ from pollwire.wiring import AWS
 
 from tests.bench import accounts
 from tests.bench.aws import ENVIRONMENT, Transport
-from tests.bench.children import cores
 from tests.bench.metered import WRITE_BYTES, sent_bytes
 
 ACCOUNTS = 100_000
@@ -90,7 +89,6 @@ class Aws(Transport):
 
 
 def main() -> int:
-    os.sched_setaffinity(0, {cores()[0]})
     os.environ |= ENVIRONMENT
     cpu_s, _, aws = _imported(1, 0)
     calls = aws.calls.total()

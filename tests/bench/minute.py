@@ -27,7 +27,6 @@ from pollwire.providers import registered
 from pollwire.queues import BATCH_MAX, THREADS
 
 from tests.bench.aws import ENVIRONMENT, Transport
-from tests.bench.children import cores
 from tests.bench.month import CPU_MB, function
 from tests.integration.system import Context
 
@@ -85,7 +84,6 @@ class Taken:
 
 
 def main() -> int:
-    os.sched_setaffinity(0, {cores()[0]})
     os.environ |= {**ENVIRONMENT, "POWERTOOLS_SERVICE_NAME": "schedule"}
     os.environ["CHECKS_QUEUE_URL"] += "-{provider}"
     aws = Aws()

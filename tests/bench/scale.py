@@ -30,7 +30,7 @@ from tests.bench.month import AWS_MS, CPU_MB, function
 from tests.template.expand import template
 
 SIZES = (1_000, 10_000, 100_000)
-ROUNDS = 15
+ROUNDS = 11
 
 #: By so much a poll may become dearer from the fewest to the most accounts.
 GROWTH_PERCENT = 10
