@@ -94,6 +94,11 @@ class Backlog(Deployment):
         stack.enter_context(mock.patch.object(Http, "fetch", fetch))
         super().__init__(stack, api=api)
 
+    def move_to(self, api: str) -> None:
+        """Have deltas ask another provider, as fast as they can."""
+        hosts = {**self.connection.hosts, "api": api}
+        self._put(replace(self.connection, hosts=hosts, requests_per_second=100_000))
+
     def invoke(self, stage: str, event: Mapping[str, Any]) -> Usage:
         self._began, self._began_ms = self._now(), self.clock()
         used = super().invoke(stage, event)
@@ -123,13 +128,7 @@ def main() -> int:
         provider = stack.enter_context(child("history", server, ROWS, FIRST_MS, APART_MS))
         api = f"http://127.0.0.1:{line(provider)}"
         deployment = Backlog(stack, api)
-        deployment.put(
-            replace(
-                deployment.connection,
-                hosts={**deployment.connection.hosts, "api": api},
-                requests_per_second=100_000,
-            )
-        )
+        deployment.move_to(api)
         deployment.provider.call(deployment.ids[0])
         deployment.advance(INTERVAL_S)
         deployment.check()

@@ -154,9 +154,9 @@ class Deployment:
 
     def pace(self, slowest_s: int) -> None:
         """Let quiet accounts be polled as rarely as this."""
-        self.put(replace(self.connection, slowest_s=slowest_s))
+        self._put(replace(self.connection, slowest_s=slowest_s))
 
-    def put(self, connection: Connection) -> None:
+    def _put(self, connection: Connection) -> None:
         wiring.world().state.put_connection(connection)
 
     def forget(self) -> None:
@@ -168,10 +168,10 @@ class Deployment:
 
     def schedule(self, shards: int) -> Usage:
         """Have one minute scheduled, of a connection with so many shards that each have a check."""
-        self.put(replace(self.connection, shards=shards))
+        self._put(replace(self.connection, shards=shards))
         self.clock.now_ms += 60_000 - self.clock.now_ms % 60_000
         used = self.invoke("schedule", {"time": iso(self.clock())})
-        self.put(self.connection)
+        self._put(self.connection)
         return used
 
     def check(self, *, fresh: bool = True) -> Usage:

@@ -34,7 +34,7 @@ from pollwire.due import MINUTE_MS
 from pollwire.errors import PollwireError
 from pollwire.http.limits import Limits
 from pollwire.items import Newcomer
-from pollwire.model import Connection
+from pollwire.model import CheckJob, Connection
 from pollwire.queues import read_check, read_delta
 from pollwire.world import World
 
@@ -116,6 +116,8 @@ class Case:
         silent_url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         self._enter(stack, f"{url},{silent_url}")
         self._stop = Event()
+        #: How long each check took of who hangs.
+        self.hung_s: list[float] = []
         self.ids = [str(10**10 + number) for number in range(ACCOUNTS)]
         self._connect("shop", "youmail", {"poll": url, "api": url})
         for account in self.ids:
@@ -186,6 +188,8 @@ class Case:
             "lost": len(changed_s) - len(ages),
             "p50_s": hundredths[49],
             "p99_s": hundredths[98],
+            "hung": len(self.hung_s),
+            "hung_s": sum(self.hung_s),
         }
 
     def _change(self) -> dict[str, float]:
@@ -216,7 +220,7 @@ class Case:
                 continue
             try:
                 if spec.stage == "check":
-                    pipeline.check(world, read_check(message["Body"]))
+                    self._check(world, read_check(message["Body"]))
                 else:
                     ends_s = time.monotonic() + spec.timeout_s
                     left_ms = partial(_left_ms, ends_s)
@@ -224,6 +228,12 @@ class Case:
             except PollwireError:
                 continue  # It is handed out again when its time is over.
             self.cloud.delete(url, message)
+
+    def _check(self, world: World, job: CheckJob) -> None:
+        began_s = time.monotonic()
+        counts = pipeline.check(world, job)
+        if job.connection == "silent" and counts["polled"]:
+            self.hung_s.append(time.monotonic() - began_s)
 
 
 def _client(session: boto3.Session, service: str, config: Any = None) -> Any:
@@ -247,11 +257,11 @@ def main() -> int:
         f"one as large that\nnever answers (a request's deadline: {Limits().request_s:.0f} s), in "
         "real time. From change to event, seconds:\n"
     )
-    print(f"{'':48}{'changes':>8}{'lost':>6}{'p50':>7}{'p99':>7}")
+    print(f"{'':48}{'changes':>8}{'lost':>6}{'p50':>7}{'p99':>7}   checks that hung")
     for name, one in found.items():
         print(
             f"  {CASES[name]:46}{one['changes']:8}{one['lost']:6}{one['p50_s']:7.2f}"
-            f"{one['p99_s']:7.2f}"
+            f"{one['p99_s']:7.2f}{one['hung']:6}, {one['hung_s']:.0f} s in all"
         )
     return 0
 
