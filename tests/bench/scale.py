@@ -68,8 +68,8 @@ def main() -> int:
         )
     growth = (found[-1].poll_us / found[0].poll_us - 1) * 100
     print(
-        f"\nA poll of {found[-1].accounts:,} takes {growth:+.1f} % of what one of "
-        f"{found[0].accounts:,} does (aim: less than +{GROWTH_PERCENT} %)."
+        f"\nFrom {found[0].accounts:,} to {found[-1].accounts:,} accounts a poll's cost changes by "
+        f"{growth:+.1f} % (aim: less than +{GROWTH_PERCENT} %)."
     )
     _print_million(found[-1])
     return 0
@@ -123,8 +123,8 @@ def _print_million(size: Size) -> None:
         f"({Connection('any', 'youmail').requests_per_second:g} unless set)"
         f"\n  reads a minute: {checks * calls:,.0f} calls, {units * 60 / INTERVAL_S:,.0f} units; "
         "no write"
-        "\n  checks at work at once, the provider answering in "
-        f"{LATENCY_S * 1000:.0f} ms:"
+        f"\n  checks at work at once, the provider answering in {LATENCY_S * 1000:.0f} ms; each "
+        f"keeps to its share of the\n  rate, as if all took {due.CHECK_S} s:"
     )
     for requests_per_second in (needed, RATE_MAX):
         busy_s = _busy_s(each, cpu_s, calls, shards, requests_per_second)
