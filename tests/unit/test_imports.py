@@ -1,4 +1,4 @@
-"""Imports point one way: functions and command -> wiring -> pipeline -> adapters -> pure -> nouns."""
+"""Imports point one way: functions, command -> wiring -> pipeline -> adapters -> pure -> nouns."""
 
 from __future__ import annotations
 
