@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
+import typer
 from pollwire.errors import Misconfigured
 from pollwire.items import Newcomer
 from pollwire.model import Connection
@@ -161,14 +162,10 @@ class Import:
         for first, last in _ranges(one.line for one in self.known):
             lines = f"line {first}" if first == last else f"lines {first} to {last}"
             say(f"{lines}: registered already")
-        print_counts(self.registered, len(self.known), len(self.refusals))
-
-
-def print_counts(registered: int, known: int, refused: int) -> None:
-    """Print what an import comes to."""
-    sys.stdout.write(
-        f"{registered} accounts registered, {known} registered already, {refused} lines refused\n"
-    )
+        typer.echo(
+            f"{self.registered} accounts registered, {len(self.known)} registered already, "
+            f"{len(self.refusals)} lines refused"
+        )
 
 
 @contextmanager

@@ -5,19 +5,13 @@ What a command says: tables for people or JSON for programs on stdout, the rest 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import typer
 from pollwire.events import iso
 from pollwire.providers import INSTANT_MS_MAX
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-#: A table that goes into a file or a pipe is as wide as it has to be.
-UNLIMITED = 10_000
+from rich.cells import cell_len, set_cell_size
 
 
 def say(text: str) -> None:
@@ -32,22 +26,12 @@ def document(value: object) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows below a header."""
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        shown.add_column(column, overflow="fold")
-    for row in rows:
-        shown.add_row(*(Text(plain(str(cell))) for cell in row))
-    _print(shown)
+    _print([columns, *rows], header=True)
 
 
 def fields(pairs: Iterable[tuple[str, object]]) -> None:
     """Print one thing, a field a line."""
-    shown = Table(box=None, pad_edge=False, show_header=False)
-    shown.add_column(style="bold", no_wrap=True)
-    shown.add_column(overflow="fold")
-    for name, value in pairs:
-        shown.add_row(name, Text(plain(str(value))))
-    _print(shown)
+    _print(list(pairs), header=False)
 
 
 def done(as_json: bool, text: str, facts: Mapping[str, Any]) -> None:
@@ -73,6 +57,11 @@ def plain(text: str) -> str:
     return "".join(one if one.isprintable() else "?" for one in text)
 
 
-def _print(shown: Table) -> None:
-    width = None if sys.stdout.isatty() else UNLIMITED
-    Console(width=width, highlight=False, soft_wrap=False).print(shown)
+def _print(rows: Sequence[Sequence[object]], header: bool) -> None:
+    # Not rich's Table: it takes half a minute for the accounts of a large connection.
+    texts = [[plain(str(cell)) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*texts, strict=True)]
+    for number, row in enumerate(texts):
+        cells = map(set_cell_size, row, widths)
+        line = "  ".join(cells).rstrip()
+        typer.echo(typer.style(line, bold=True) if header and not number else line)
