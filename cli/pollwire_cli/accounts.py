@@ -210,23 +210,19 @@ def credential(
     """Replace an account's credential; it is asked for, unless it is in a file."""
     over = _over(session, connection, account)
     # Before it is asked for: a secret is typed for nothing otherwise.
-    if session.state.listing(over, account) is None:
+    found = session.state.listing(over, account)
+    if found is None:
         raise _missing(connection, account)
     sealed = _sealed(session, over, account, credential)
     if not session.state.replace_credential(over, account, sealed):
         raise _missing(connection, account)
-    taken_s = OPENED_MS_MAX // 1000
-    done(
-        session.as_json,
-        f"account {connection}/{account} has another credential; "
-        f"every worker uses it in {taken_s // 60} minutes at the latest",
-        {
-            "connection": connection,
-            "account": account,
-            "done": "credential replaced",
-            "taken_up_within_s": taken_s,
-        },
-    )
+    taken_s, rests = OPENED_MS_MAX // 1000, _rests_until(session, found.standing)
+    text = f"account {connection}/{account} has another credential; "
+    text += f"every worker uses it in {taken_s // 60} minutes at the latest"
+    if rests:
+        text += f"; after its failures the account is left alone until {rests}"
+    facts = {"connection": connection, "account": account, "done": "credential replaced"}
+    done(session.as_json, text, facts | {"taken_up_within_s": taken_s, "not_before": rests})
 
 
 def _over(session: Session, connection: str, account: str) -> Connection:
@@ -277,18 +273,24 @@ def _described(session: Session, over: Connection, one: Listing) -> dict[str, An
     standing = one.standing
     if standing is None:
         return {**facts, "broken": True}
-    rests = standing.not_before_ms > session.now_ms
     return {
         **facts,
         "settings": dict(standing.settings),
         "paused": standing.paused,
         "failures": standing.failures,
         "trouble": one.trouble,
-        "not_before": instant(standing.not_before_ms) if rests else None,
+        "not_before": _rests_until(session, standing),
         "pending": sorted(standing.pending),
         "watched": [_watched(element) for element in sorted(standing.watched)],
         "credential": _credential(over, standing),
     }
+
+
+def _rests_until(session: Session, standing: Standing | None) -> str | None:
+    """Say until when an account is left alone, if it is."""
+    if standing is None or standing.not_before_ms <= session.now_ms:
+        return None
+    return instant(standing.not_before_ms)
 
 
 def _watched(element: str) -> Mapping[str, str | None]:

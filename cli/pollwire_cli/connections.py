@@ -171,7 +171,7 @@ def pause(session: Session, name: Name) -> None:
     session.state.pause_connection(name, FOREVER_MS)
     done(
         session.as_json,
-        f"connection {name} is paused; checks that have begun are ended",
+        f"connection {name} is paused; a check that has begun comes to its end",
         {"connection": name, "done": "paused"},
     )
 
@@ -192,7 +192,7 @@ def resume(session: Session, name: Name) -> None:
 def remove(session: Session, name: Name, yes: Yes = False) -> None:
     """Remove a connection and all of its accounts; what is known of their streams stays."""
     connection = session.connection(name)
-    confirm(f"Remove connection {name} with {connection.accounts} accounts?", yes)
+    confirm(f"Remove connection {name} and all of its accounts ({connection.accounts})?", yes)
     session.state.remove_connection(connection)
     done(
         session.as_json,

@@ -150,8 +150,8 @@ class Import:
             self._report_lines()
         if self._bare and not self._connection.credential:
             say(
-                f"{self._bare} accounts have no credential, nor has connection "
-                f"{self._connection.name} one for all; set it with pollwire accounts credential"
+                f"registered without a credential: {self._bare}; connection "
+                f"{self._connection.name} has none for all, so set it: pollwire accounts credential"
             )
         if self._left:
             say(f"broken off with {self._left} lines left; the same command goes on from there")
@@ -163,8 +163,8 @@ class Import:
             lines = f"line {first}" if first == last else f"lines {first} to {last}"
             say(f"{lines}: registered already")
         typer.echo(
-            f"{self.registered} accounts registered, {len(self.known)} registered already, "
-            f"{len(self.refusals)} lines refused"
+            f"registered: {self.registered}, registered already: {len(self.known)}, "
+            f"refused: {len(self.refusals)}"
         )
 
 

@@ -204,10 +204,19 @@ def test_a_credential_is_replaced_wherever_the_account_lies(shop):
     answer = shop.done(*words, stdin=json.dumps(CREDENTIAL))
     told = shop.done(*words, "--json", stdin=json.dumps(CREDENTIAL)).json
 
-    assert "in 5 minutes at the latest" in answer.out
+    assert answer.out.endswith("every worker uses it in 5 minutes at the latest\n")
     assert told["taken_up_within_s"] == 300
     assert shop.opened("7") == CREDENTIAL
     assert shop.accounts()["7"].settings == {"phone": "425"}
+
+
+def test_an_account_that_is_left_alone_waits_for_its_new_credential(shop, credential_file):
+    shop.register("7")
+    shop.state.note_failure("shop", shard_of("7", 4), "7", 4_000_000_000_000, "Rejected: no")
+    words = ["accounts", "credential", "7", *OVER, "--credential", credential_file]
+
+    assert "left alone until 2096-10-02T07:06:40.000Z" in shop.done(*words).out
+    assert shop.done(*words, "--json").json["not_before"] == "2096-10-02T07:06:40.000Z"
 
 
 def test_a_credential_to_replace_is_asked_for(shop, terminal):

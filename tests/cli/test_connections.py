@@ -263,7 +263,7 @@ def test_a_removal_is_asked_about(operator, terminal, word, left):
 
     answer = operator.run("connections", "remove", "shop", "--json", stdin=f"{word}\n")
 
-    assert "with 1 accounts?" in answer.err
+    assert "all of its accounts (1)?" in answer.err
     assert answer.code == left
     assert len(operator.state.connections()[0]) == left
     assert (answer.out == "") is bool(left)

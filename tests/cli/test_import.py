@@ -39,10 +39,10 @@ def test_a_csv_file_is_imported(shop, tmp_path):
 
     answer = shop.done("accounts", "import", str(path), "--connection", "shop")
 
-    assert answer.out == "3 accounts registered, 0 registered already, 0 lines refused\n"
+    assert answer.out == "registered: 3, registered already: 0, refused: 0\n"
     assert answer.err.splitlines() == [
-        "1 accounts have no credential, nor has connection shop one for all; "
-        "set it with pollwire accounts credential"
+        "registered without a credential: 1; connection shop has none for all, "
+        "so set it: pollwire accounts credential"
     ]
     assert shop.accounts()["1"].settings == {"phone": "425"}
     assert [shop.opened(one) for one in "123"] == [CREDENTIAL, CREDENTIAL, None]
@@ -287,7 +287,7 @@ def test_running_it_again_is_no_failure(shop):
 
     answer = shop.done(*IMPORT, stdin=csv_of(numbers(3)))
 
-    assert answer.out == "0 accounts registered, 3 registered already, 0 lines refused\n"
+    assert answer.out == "registered: 0, registered already: 3, refused: 0\n"
 
 
 def test_one_that_somebody_else_registers_meanwhile_is_reported(shop, monkeypatch):

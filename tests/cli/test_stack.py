@@ -168,9 +168,11 @@ def test_every_command_has_help_with_an_example_and_json(operator, words):
 
 
 def test_the_command_is_installed_with_what_the_tests_run_with():
-    project = tomllib.loads((stack.ROOT / "pyproject.toml").read_text())["project"]
+    written = tomllib.loads((stack.ROOT / "pyproject.toml").read_text())
+    project, packages = written["project"], written["tool"]["setuptools"]["packages"]["find"]
     pinned = set((stack.ROOT / "local/requirements.txt").read_text().splitlines())
 
+    assert packages["where"] == ["cli", "layers/pollwire"]
     assert project["scripts"]["pollwire"] == "pollwire_cli.app:app"
     assert set(project["dependencies"]) <= pinned
     for one in project["dependencies"]:
