@@ -18,6 +18,7 @@ import typer
 from pollwire.errors import Misconfigured
 from pollwire.items import Newcomer
 from pollwire.model import Connection
+from pollwire.secrets import Sealer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -60,6 +61,7 @@ class Import:
         self._bare = 0
         self._left = 0
         self._session = session
+        self._sealer: Sealer | None = None
         self._connection = connection
 
     def run(self, entries: Sequence[Entry]) -> None:
@@ -86,6 +88,8 @@ class Import:
             self.known += old
             fresh += [one for one in batch if one.account not in known]
             self._advance(len(old), advance)
+        if any(one.credential for one in fresh):
+            self._sealer = self._session.sealer  # Here: clients are made by one thread only.
         self._session.state.make_room(self._connection.name, len(fresh))
         for batch, newcomers in self._sealed(fresh, pool):
             self._register(batch, newcomers)
@@ -111,8 +115,8 @@ class Import:
     def _newcomer(self, entry: Entry) -> Newcomer:
         sealed = None
         if entry.credential:
-            sealer, name = self._session.sealer, self._connection.name
-            sealed = sealer.seal(entry.credential, name, entry.account)
+            assert self._sealer
+            sealed = self._sealer.seal(entry.credential, self._connection.name, entry.account)
         return Newcomer(entry.account, entry.settings, sealed)
 
     def _register(self, batch: Sequence[Entry], newcomers: list[Newcomer]) -> None:

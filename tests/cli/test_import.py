@@ -238,6 +238,22 @@ def test_secrets_are_sealed_in_several_threads(shop, monkeypatch):
     assert shop.opened("5") == CREDENTIAL
 
 
+def test_clients_are_made_by_one_thread(shop, monkeypatch):
+    """boto3 makes clients in one thread at a time only; those made may be shared."""
+    made = []
+    client = session.Session._client
+
+    def noted(self, service):
+        made.append((service, threading.current_thread() is threading.main_thread()))
+        return client(self, service)
+
+    monkeypatch.setattr(session.Session, "_client", noted)
+
+    shop.done(*IMPORT, stdin=csv_of(numbers(8)))
+
+    assert sorted(made) == [("dynamodb", True), ("kms", True)]
+
+
 @pytest.fixture
 def broken(shop, monkeypatch):
     """DynamoDB refuses the third batch of an import, once."""
