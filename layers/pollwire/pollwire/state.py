@@ -85,9 +85,6 @@ WATCHED_CHARS_MAX = 200
 #: DynamoDB's limit of keys a batch read.
 BATCH_GET_MAX = 100
 
-#: DynamoDB's limit of keys a batch write.
-BATCH_WRITE_MAX = 25
-
 #: DynamoDB's limit of actions a transaction.
 TRANSACTION_MAX = 100
 
@@ -879,17 +876,16 @@ class State:
             query["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
     def _delete_all(self, pk: str) -> None:
-        keys = [
-            {"pk": item["pk"], "sk": item["sk"]} for item in self._query(pk, names=("pk", "sk"))
-        ]
-        for first in range(0, len(keys), BATCH_WRITE_MAX):
-            batch = keys[first : first + BATCH_WRITE_MAX]
-            left: Any = {self._table: [{"DeleteRequest": {"Key": one}} for one in batch]}
-            while left:
-                asked = left
-                left = self._client.batch_write_item(RequestItems=asked).get("UnprocessedItems")
-                if left == asked:
-                    raise Retryable("DynamoDB is throttled: it left all items as they were")
+        keys = [key(pk, item["sk"]["S"]) for item in self._query(pk, names=("sk",))]
+        for first in range(0, len(keys), TRANSACTION_MAX):
+            actions: Any = [
+                {"Delete": {"TableName": self._table, "Key": one}}
+                for one in keys[first : first + TRANSACTION_MAX]
+            ]
+            try:
+                self._client.transact_write_items(TransactItems=actions)
+            except self._client.exceptions.TransactionCanceledException as error:
+                raise Retryable("DynamoDB refused to remove items; try again") from error
 
     def _batch_get(self, keys: Sequence[dict[str, Any]]) -> list[Item]:
         found: list[Item] = []
