@@ -88,6 +88,7 @@ deploy: build ## Deploy to the AWS account you are logged in to
 
 clean: ## Remove everything that can be made again
 	rm -rf .venv .venv-sam .venv-peers-* .local .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 environments:
