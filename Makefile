@@ -11,6 +11,7 @@ SLOWEST ?=
 CHANGES_PER_DAY ?=
 LATENCY_MS ?=
 ROUNDS ?=
+ONLY ?=
 PORT ?=
 AWS_PORT ?=
 
@@ -40,6 +41,7 @@ help: ## Say what each target does
 	@printf '  make simulate SECONDS=60 SEED=1   for how long, and where to begin\n'
 	@printf '               REPLAY=swarm:1   one run again, as a failure was printed\n'
 	@printf '  make bench   ACCOUNTS=1000 ROUNDS=5   accounts of the shard; more rounds are steadier\n'
+	@printf '               ONLY=scale,import        some of idle package scale schedule import backlog neighbours\n'
 	@printf '  make cost    ACCOUNTS=1000000  one deployment, position by position; otherwise a table of some\n'
 	@printf '               CHANGES_PER_DAY=20 INTERVAL=60 SLOWEST=900   of each account; seconds between two polls\n'
 	@printf '               LATENCY_MS=50   how long the provider takes to answer\n'
@@ -59,9 +61,9 @@ simulate: ## Look for a lost event: the whole system under random faults, in sim
 	@$(MAKE_ENVIRONMENTS) .venv/bin/python -W ignore -m tests.simulation \
 		--seconds '$(SECONDS)' --seed '$(SEED)' --replay '$(REPLAY)'
 
-bench: ## Measure what an idle account costs, beside plain clients; Linux, 2 minutes
+bench: ## Measure idle accounts, scale, imports, backlogs, neighbours; Linux, 5 minutes
 	@$(MAKE_ENVIRONMENTS) .venv/bin/python -m tests.bench \
-		--accounts '$(ACCOUNTS)' --rounds '$(ROUNDS)'
+		--only '$(ONLY)' --accounts '$(ACCOUNTS)' --rounds '$(ROUNDS)'
 
 bench-peers: ## Compare with Airbyte, Singer and dlt over one provider: 15 minutes at most
 	@$(MAKE_ENVIRONMENTS) .venv/bin/python -W ignore -m tests.bench.peers --accounts='$(ACCOUNTS)'
@@ -86,6 +88,7 @@ deploy: build ## Deploy to the AWS account you are logged in to
 
 clean: ## Remove everything that can be made again
 	rm -rf .venv .venv-sam .venv-peers-* .local .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 environments:

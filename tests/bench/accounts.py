@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from pollwire import marks
 from pollwire.model import Seen
+from pollwire.state import shard_of
 
 #: Requests at a time, for every client that does not say otherwise.
 CONNECTIONS = 64
@@ -25,7 +27,16 @@ _SEALED = base64.b64encode(bytes(range(230))).decode()
 
 
 def ids(number: int) -> list[str]:
-    return [str(_FIRST + 7 * place) for place in range(number)]
+    return list(_ids(number))
+
+
+def of_shard(number: int, shard: int, shards: int) -> list[str]:
+    """Name those of so many accounts that are in a shard."""
+    return [one for one in _ids(number) if shard_of(one, shards) == shard]
+
+
+def _ids(number: int) -> Iterator[str]:
+    return (str(_FIRST + 7 * place) for place in range(number))
 
 
 def path(account: str) -> str:
@@ -41,13 +52,13 @@ def etag(account: str) -> str:
     return f'"{int(account) * 2_654_435_761 % 2**64:016x}"'
 
 
-def item(account: str, now_ms: int, *, validated: bool) -> dict[str, Any]:
+def item(account: str, now_ms: int, *, shard: int = 0, validated: bool) -> dict[str, Any]:
     """Write an account's item as DynamoDB sends it: base64 in the place of bytes."""
     seen = Seen(
         answer(account), etag(account) if validated else "", "", changed_ms=now_ms - QUIET_MS
     )
     return {
-        "pk": {"S": "shard#bench#0"},
+        "pk": {"S": f"shard#bench#{shard}"},
         "sk": {"S": account},
         "marks": {"S": marks.pack(seen)},
         "settings": {"S": json.dumps({"phone": f"4255{account[-6:]}"})},

@@ -69,11 +69,13 @@ class Deployment:
     Args:
         accounts: Of its only shard.
 
+        api: Base URL of another provider that connections may name.
+
     Attributes:
         metrics: Custom metrics that were written so far: name and dimensions.
     """
 
-    def __init__(self, stack: ExitStack, accounts: int = ORIGINALS) -> None:
+    def __init__(self, stack: ExitStack, accounts: int = ORIGINALS, api: str = "") -> None:
         self.clock = Clock()
         self.provider = YouMail(lambda: self.clock() / 1000)
         self.deployed = deployed()
@@ -81,7 +83,7 @@ class Deployment:
         self.metered = Metered(self.deployed, self.aws)
         self.metrics: set[tuple[str, ...]] = set()
         url = stack.enter_context(serve({"": self.provider})).url
-        self._enter(stack, url)
+        self._enter(stack, f"{url},{api}")
         self.ids = [f"{10**10 + number}" for number in range(max(accounts, ORIGINALS))]
         self.connection = Connection(
             "shop",
@@ -93,10 +95,10 @@ class Deployment:
         )
         self._populate()
 
-    def _enter(self, stack: ExitStack, url: str) -> None:
+    def _enter(self, stack: ExitStack, hosts: str) -> None:
         """Have the functions talk to this deployment, and nobody else, until *stack* is left."""
         environment = dict(next(iter(self.deployed.functions.values())).environment)
-        environment |= {"ALLOWED_HOSTS": url, "LOG_LEVEL": "INFO"}
+        environment |= {"ALLOWED_HOSTS": hosts, "LOG_LEVEL": "INFO"}
         stack.enter_context(mock.patch.dict(os.environ, environment))
         stack.enter_context(mock.patch.object(wiring, "clock", self.clock))
         session = self.metered.session()
@@ -222,7 +224,7 @@ class Deployment:
         self._log.truncate()
         before, asked = dict(self.metered.usage), self.provider.requests.total()
         stood_in_s, began_s = self.metered.stand_in_s, time.thread_time()
-        answer = self._apps[stage].handler(event, Context(f"pollwire-{stage}"))
+        answer = self._apps[stage].handler(event, Context(f"pollwire-{stage}", self.remaining_ms))
         cpu_s = time.thread_time() - began_s - (self.metered.stand_in_s - stood_in_s)
         assert not (answer or {}).get("batchItemFailures"), self._log.getvalue()
         used: dict[str, float] = defaultdict(float)
@@ -233,6 +235,10 @@ class Deployment:
         used[f"{stage}.requests"] = self.provider.requests.total() - asked
         used["logs.gb"] = self._logged() / GB
         return used
+
+    def remaining_ms(self) -> int:
+        """Say how much time the invocation at work has left."""
+        return 60_000
 
     def _logged(self) -> int:
         """Measure what was logged, and note the metrics in it."""

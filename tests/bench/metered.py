@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -45,11 +45,18 @@ class Metered:
             price list.
 
         stand_in_s: CPU time that went into standing in for AWS.
+
+        largest_bytes: Size of the largest item that was written.
+
+        watch: Called with service, operation and parameters of each call; what it returns, if
+            anything, is the answer.
     """
 
     def __init__(self, deployed: Deployed, aws: Aws) -> None:
         self.usage: defaultdict[str, float] = defaultdict(float)
         self.stand_in_s = 0.0
+        self.largest_bytes = 0
+        self.watch: Callable[[str, str, Mapping[str, Any]], Mapping[str, Any] | None] = _nothing
         self._deployed, self._aws = deployed, aws
         self._params: Mapping[str, Any] = {}
 
@@ -78,6 +85,10 @@ class Metered:
 
     def _call(self, service: str, operation: str) -> Mapping[str, Any]:
         params = dict(self._params)
+        watched = self.watch(service, operation, params)
+        if watched is not None:
+            self.usage[f"calls.{service}.{operation}"] += 1
+            return watched
         keys = list(_written_keys(params)) if service == "dynamodb" else []
         before = [self._size(key) for key in keys]
         if operation == "Decrypt":
@@ -87,8 +98,9 @@ class Metered:
             answer = self._aws.call(service, operation, params)
         finally:
             self.usage[f"calls.{service}.{operation}"] += 1
-            sizes = map(max, before, [self._size(key) for key in keys])
-            self._charge(service, operation, params, answer, sizes)
+            after = [self._size(key) for key in keys]
+            self.largest_bytes = max(self.largest_bytes, *after, 0)
+            self._charge(service, operation, params, answer, map(max, before, after))
         if operation == "Encrypt":
             answer = {**answer, "CiphertextBlob": answer["CiphertextBlob"] + PADDING}
         return answer
@@ -134,6 +146,20 @@ class Metered:
             self.usage["sns.delivered"] += deliveries
             self.usage["sns.delivered_gb"] += deliveries * size / GB
             self.usage["sqs.fifo_requests"] += deliveries * _units(size, REQUEST_BYTES)
+
+
+def _nothing(service: str, operation: str, params: Mapping[str, Any]) -> None:
+    pass
+
+
+def sent_bytes(item: Mapping[str, Any]) -> int:
+    """Measure an item that is written as it is sent: base64 in the place of bytes."""
+    return item_bytes(
+        {
+            name: {"B": base64.b64decode(value["B"])} if "B" in value else value
+            for name, value in item.items()
+        }
+    )
 
 
 def _units(size: int, of: int) -> int:

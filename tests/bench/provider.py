@@ -13,6 +13,7 @@ import os
 import select
 import socket
 import sys
+from collections.abc import Callable
 
 from tests.bench import accounts
 
@@ -30,7 +31,12 @@ def main() -> None:
     answers = {one.encode(): _answers(one) for one in accounts.ids(number)}
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     print(listener.getsockname()[1], flush=True)
-    _serve(listener, answers)
+
+    def answer(request: bytes) -> bytes:
+        account = request[: request.index(b" ", 4)].rpartition(b"/")[2]
+        return answers[account][b"if-none-match:" in request.lower()]
+
+    serve(listener, answer)
 
 
 def _answers(account: str) -> tuple[bytes, bytes]:
@@ -40,7 +46,8 @@ def _answers(account: str) -> tuple[bytes, bytes]:
     return whole.encode(), _SAME.format(headers=headers).encode()
 
 
-def _serve(listener: socket.socket, answers: dict[bytes, tuple[bytes, bytes]]) -> None:
+def serve(listener: socket.socket, answer: Callable[[bytes], bytes]) -> None:
+    """Answer requests until standard input ends. Each comes in one piece, and has no body."""
     epoll = select.epoll()
     epoll.register(listener, select.EPOLLIN)
     epoll.register(sys.stdin.fileno(), select.EPOLLIN)
@@ -51,8 +58,7 @@ def _serve(listener: socket.socket, answers: dict[bytes, tuple[bytes, bytes]]) -
             if peer is not None:
                 request = peer.recv(65536)
                 if request:
-                    account = request[: request.index(b" ", 4)].rpartition(b"/")[2]
-                    peer.sendall(answers[account][b"if-none-match:" in request.lower()])
+                    peer.sendall(answer(request))
                 else:
                     epoll.unregister(descriptor)
                     peers.pop(descriptor).close()

@@ -211,6 +211,7 @@ def test_it_is_declared_completely(subject):
     assert subject.parts.keys() == provider.streams.keys()
     assert account.hosts.keys() == provider.hosts.keys()
     assert CANARY in str(dict(account.credential))
+    assert set(provider.credential_fields) == account.credential.keys()
     assert isinstance(provider.check_needs_credential, bool)
     assert isinstance(provider.shares_rate, bool)
     assert provider.fastest_s >= 1

@@ -522,6 +522,41 @@ def test_looks_and_checks_together_keep_to_the_rate(interval_s, shards):
     assert checks + looks <= 100.0001
 
 
+@quick
+@given(
+    interval_s=st.integers(5, 400),
+    shards=st.sampled_from([1, 2, 8, 64, 512]),
+    accounts=st.integers(1, 1000),
+    per_second=st.floats(1, 20_000),
+    late_s=st.lists(st.floats(0, due.LATE_S), min_size=1, max_size=50),
+)
+def test_checks_that_know_how_long_they_take_keep_to_the_rate(
+    interval_s, shards, accounts, per_second, late_s
+):
+    one = connection(interval_s=interval_s, shards=shards, requests_per_second=per_second)
+    share = due.requests_per_second(one, accounts=accounts)
+    lasts_s = min(accounts * due.REQUESTS_MAX / share, due.CHECK_S, interval_s)
+    begins = [
+        number * interval_s / shards + late_s[number % len(late_s)] for number in range(2 * shards)
+    ]
+
+    together = max(sum(begin <= at < begin + lasts_s for begin in begins) for at in begins)
+
+    fewest = due.requests_per_second(one)
+    assert share >= fewest * 0.9999
+    # Of a check that begins late before the next of its own shard, both may be at work.
+    if share > fewest * 1.0001 and lasts_s + due.LATE_S <= interval_s:
+        assert together * share <= per_second * (1 - due.DELTAS_SHARE) * 1.0001
+
+
+def test_a_check_that_is_over_soon_may_ask_faster():
+    one = connection(interval_s=60, shards=64, requests_per_second=1000)
+
+    assert due.requests_per_second(one, accounts=100) > 3 * due.requests_per_second(one)
+    late = due.requests_per_second(one, accounts=100, late_s=due.LATE_S + 1)
+    assert late == due.requests_per_second(one, accounts=1_000) == due.requests_per_second(one)
+
+
 @pytest.mark.parametrize(
     ("failures", "jitter", "retry_after_s", "wait_s"),
     [

@@ -1,8 +1,9 @@
-"""Imports point one way: functions -> wiring -> pipeline -> adapters -> pure modules -> nouns."""
+"""Imports point one way: functions, command -> wiring -> pipeline -> adapters -> pure -> nouns."""
 
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,18 @@ CLOCKS = {"now", "utcnow", "today", "time", "time_ns", "monotonic", "uuid1", "uu
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 FUNCTIONS = sorted((ROOT / "functions").glob("*/*.py"))
+COMMAND = sorted((ROOT / "cli/pollwire_cli").glob("*.py"))
+
+#: The command's modules, likewise: each may import from the lines above its own.
+COMMAND_ORDER = [
+    {"output", "secret", "session"},
+    {"lines", "command"},
+    {"importing", "connections"},
+    {"accounts"},
+    {"app"},
+    {"__main__"},
+]
+COMMAND_LEVELS = {name: level for level, names in enumerate(COMMAND_ORDER) for name in names}
 
 
 def name_of(path: Path) -> str:
@@ -101,6 +114,32 @@ def test_a_function_imports_only_the_layers(path):
     found = {name.split(".")[0] for name in imports(path)}
 
     assert found <= {"__future__", "typing", "datetime", "pollwire", "aws_lambda_powertools"}
+
+
+def test_every_module_of_the_command_has_its_place():
+    assert {path.stem for path in COMMAND} == {"__init__", *COMMAND_LEVELS}
+
+
+@pytest.mark.parametrize("path", COMMAND, ids=label)
+def test_a_module_of_the_command_imports_only_what_lies_below_it(path):
+    found = {name.split(".")[1] for name in imports(path) if name.startswith("pollwire_cli.")}
+
+    assert not found or max(COMMAND_LEVELS[one] for one in found) < COMMAND_LEVELS[path.stem]
+
+
+@pytest.mark.parametrize("path", COMMAND, ids=label)
+def test_the_command_imports_only_what_it_is_installed_with(path):
+    found = {name.split(".")[0] for name in imports(path)}
+
+    installed = {"boto3", "botocore", "pollwire", "pollwire_cli", "rich", "typer"}
+    assert found <= installed | sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("path", [*MODULES, *FUNCTIONS], ids=label)
+def test_no_part_of_lambda_imports_the_command(path):
+    assert {name.split(".")[0] for name in imports(path)}.isdisjoint(
+        {"pollwire_cli", "typer", "rich"}
+    )
 
 
 @pytest.mark.parametrize("path", FUNCTIONS, ids=label)

@@ -25,6 +25,12 @@ CHECK_S = 40
 
 SHARD_BITS = (SHARDS_MAX - 1).bit_length()
 
+#: A check begins so late, if a worker is free; one that is later takes others' time into account.
+LATE_S = 5
+
+#: Requests of a check for an account, at most: two, and now and then one for a token.
+REQUESTS_MAX = 2.1
+
 #: Of a connection's rate, the share of its deltas. Each of their requests is booked in the table.
 DELTAS_SHARE = 0.2
 
@@ -161,26 +167,47 @@ def check_s(job: CheckJob) -> int:
     return min(CHECK_S, job.interval_s)
 
 
-def requests_per_second(connection: Connection, watch_s: int = 0, *, looks: bool = False) -> float:
+def requests_per_second(
+    connection: Connection,
+    watch_s: int = 0,
+    *,
+    looks: bool = False,
+    accounts: int = 0,
+    late_s: float = 0.0,
+) -> float:
     """
     Say how fast one check may ask, so that all checks at work keep to their share of the rate.
-
-    Checks start ``interval_s / shards`` apart and last ``CHECK_S`` at most, so that several of
-    them can be at work together.
 
     Args:
         watch_s: Seconds between two looks at what is watched; 0 if there are none.
 
         looks: It is such a look. They have a part of the rate for themselves.
+
+        accounts: That it asks for, as others do, more or less; 0 if that is not known.
+
+        late_s: How late it began.
+    """
+    checks = connection.requests_per_second * (1 - DELTAS_SHARE)
+    if watch_s and connection.interval_s >= 2 * watch_s:
+        if looks:
+            return checks * LOOKS_SHARE / connection.shards
+        checks *= 1 - LOOKS_SHARE
+    return checks / _together(connection, checks, accounts, late_s)
+
+
+def _together(connection: Connection, per_second: float, accounts: int, late_s: float) -> int:
+    """
+    Say how many checks are at work at once, at most: they start ``interval_s / shards`` apart.
+
+    Each lasts until it has asked for its accounts at its share of the rate, ``CHECK_S`` at most.
+    Those that begin late are at work beside later ones.
     """
     apart_s = connection.interval_s / connection.shards
-    together = min(connection.shards, math.ceil(min(CHECK_S, connection.interval_s) / apart_s))
-    checks = connection.requests_per_second * (1 - DELTAS_SHARE)
-    if not watch_s or connection.interval_s < 2 * watch_s:
-        return checks / together
-    if looks:
-        return checks * LOOKS_SHARE / connection.shards
-    return checks * (1 - LOOKS_SHARE) / together
+    most = min(connection.shards, math.ceil(min(CHECK_S, connection.interval_s) / apart_s))
+    load = accounts * REQUESTS_MAX / (per_second * apart_s)
+    if not accounts or load >= 1 or late_s > LATE_S:
+        return most
+    return min(most, math.ceil((LATE_S / apart_s + 1) / (1 - load)))
 
 
 def deltas_per_second(connection: Connection) -> float:

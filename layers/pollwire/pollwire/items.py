@@ -8,6 +8,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, TypeVar
 
@@ -48,6 +49,9 @@ NOTED = frozenset({"shards", "accounts", "outages", "watched_until"})
 
 #: Attributes of an account that the stages write.
 STANDING = ("marks", "pending", "was_empty", "watched", "failures", "not_before", "trouble")
+
+#: Those that an operator writes.
+OPERATED = ("standing", "settings", "credential")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,25 @@ class Standing:
     def listed_ms(self, stream: str) -> int:
         """When a stream was last listed from end to end; 0 if it never was."""
         return self.listed.get(listed_name(stream), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """
+    An account as it is shown to an operator.
+
+    Attributes:
+        shard: Where it lies now.
+
+        standing: ``None`` if it cannot be read.
+
+        trouble: Its last failure; empty if it has not failed since.
+    """
+
+    account: str
+    shard: int
+    standing: Standing | None
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +327,8 @@ def account_move(table: str, item: Item, pk: str) -> list[dict[str, Any]]:
     """Put an account's item under another key and delete the old one, if that is as it was read."""
     held = {name: value for name, value in item.items() if name not in ("pk", "sk")}
     same = [f"#{n} = :{n}" for n, _ in enumerate(held)]
-    same += [f"attribute_not_exists({name})" for name in STANDING if name not in held]
+    written = (*STANDING, *OPERATED)
+    same += [f"attribute_not_exists({name})" for name in written if name not in held]
     names = {f"#{n}": name for n, name in enumerate(held)}
     values = {f":{n}": value for n, value in enumerate(held.values())}
     old: dict[str, Any] = {
@@ -342,6 +366,14 @@ def read_standing(item: Item, listed: Iterable[str] = ()) -> Standing:
         frozenset(item["watched"]["SS"]) if "watched" in item else frozenset(),
         {name: int(item[name]["N"]) for name in listed if name in item},
     )
+
+
+def read_listing(item: Item, shard: int) -> Listing:
+    """Read an account for an operator, who is to see that one cannot be read."""
+    standing = None
+    with suppress(KeyError, ValueError, TypeError, AttributeError):
+        standing = read_standing(item)
+    return Listing(item["sk"]["S"], shard, standing, _read_text(item, "trouble"))
 
 
 def read_stream(item: Item) -> StreamState:

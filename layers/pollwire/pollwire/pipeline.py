@@ -145,6 +145,7 @@ def _answers(
         spent: Gets the seconds that an account was asked to leave its provider alone for.
     """
     ends_ms = world.clock() + due.check_s(job) * 1000
+    late_s = (world.clock() - job.due_ms) / 1000
     later = Unasked("what is left of its budget is for what is pending")
     patient = {key for key, one in polled.items() if _gives_way(one.standing)}
     answers: list[tuple[str, Seen | PollwireError]] = [
@@ -157,7 +158,11 @@ def _answers(
         answers += world.http.run(
             ((key, provider.check(polled[key].account, polled[key].seen)) for key in keys),
             requests_per_second=due.requests_per_second(
-                connection, world.watch_s(connection), looks=bool(job.after_s)
+                connection,
+                world.watch_s(connection),
+                looks=bool(job.after_s),
+                accounts=len(asked),
+                late_s=late_s,
             ),
             deadline_s=max(ends_ms - world.clock(), 0) / 1000,
             shared=world.shares_rate(connection),

@@ -38,6 +38,7 @@ from pollwire.errors import Conflict, Malformed, Misconfigured, Retryable, Unask
 from pollwire.items import (
     CHECKED,
     Item,
+    Listing,
     Newcomer,
     Standing,
     StreamState,
@@ -49,6 +50,7 @@ from pollwire.items import (
     newcomer_item,
     number,
     read_connection,
+    read_listing,
     read_record,
     read_standing,
     read_stream,
@@ -85,6 +87,12 @@ BATCH_GET_MAX = 100
 
 #: DynamoDB's limit of actions a transaction.
 TRANSACTION_MAX = 100
+
+#: The end of the year 9999: a pause until then ends when an operator ends it.
+FOREVER_MS = 253_402_300_799_999
+
+#: An account may be moved to another shard between being found and being written.
+FINDS_MAX = 3
 
 #: Accounts of a shard, on average, above which their number is doubled: by chance, one of many
 #: shards has some hundred more. A check reads a shard in one call, if its items are 1 KB.
@@ -163,6 +171,42 @@ class State:
         if wanted > found.shards:
             self.grow(connection, wanted)
         return max(found.shards, wanted)
+
+    def resume_connection(self, connection: str) -> None:
+        """
+        Check a connection again, whoever paused it.
+
+        Raises:
+            Misconfigured: There is no such connection.
+        """
+        try:
+            self._client.update_item(
+                TableName=self._table,
+                Key=key("connection", connection),
+                UpdateExpression="SET paused_until = :none",
+                ConditionExpression="attribute_exists(pk)",
+                ExpressionAttributeValues={":none": number(0)},
+            )
+        except self._client.exceptions.ConditionalCheckFailedException as error:
+            raise Misconfigured(f"connection {connection}: there is none") from error
+
+    def remove_connection(self, connection: Connection) -> None:
+        """
+        Remove a connection and all of its accounts; what is known of their streams stays.
+
+        The connection goes last, so that a removal that was broken off can be repeated.
+
+        Raises:
+            Retryable: DynamoDB refuses; some accounts may be removed.
+        """
+        name = connection.name
+        # Paused, no check moves an account to a shard that was emptied already.
+        self.pause_connection(name, FOREVER_MS)
+        for shard in range(connection.shards):
+            self._delete_all(_shard_pk(name, shard))
+        for pk in (f"token#{name}", f"rate#{name}"):
+            self._delete_all(pk)
+        self._client.delete_item(TableName=self._table, Key=key("connection", name))
 
     def _count_accounts(self, connection: str, more: int) -> int:
         """
@@ -283,6 +327,50 @@ class State:
             if standing:
                 return shard, standing
         return None
+
+    def known_accounts(self, connection: Connection, accounts: Sequence[str]) -> set[str]:
+        """Tell which of these accounts are registered."""
+        return self._registered(connection.name, accounts, connection.shards)
+
+    def accounts(self, connection: Connection) -> Iterator[Listing]:
+        """Read all accounts of a connection, shard by shard, eventually consistent."""
+        names = [name for name in CHECKED if name != "marks"]
+        names += ["credential", "trouble"]
+        for shard in range(connection.shards):
+            pk = _shard_pk(connection.name, shard)
+            for item in self._query(pk, names=names, consistent=False):
+                yield read_listing(item, shard)
+
+    def listing(self, connection: Connection, account: str) -> Listing | None:
+        """Read an account in whichever shard it is, even if it cannot be polled as it is."""
+        for shard in shards_before(account, connection.shards):
+            item = self._get(_shard_pk(connection.name, shard), account)
+            if item:
+                return read_listing(item, shard)
+        return None
+
+    def set_paused(self, connection: Connection, account: str, paused: bool) -> bool:
+        """Pause an account, or have it polled again; false if there is none."""
+        values = {":standing": text("paused" if paused else "polled")}
+        return self._update_found(connection, account, "SET standing = :standing", values)
+
+    def replace_credential(self, connection: Connection, account: str, sealed: bytes) -> bool:
+        """Give an account another credential; false if there is none of that id."""
+        values = {":credential": {"B": sealed}}
+        return self._update_found(connection, account, "SET credential = :credential", values)
+
+    def _update_found(
+        self, connection: Connection, account: str, expression: str, values: dict[str, Any]
+    ) -> bool:
+        """Write an account in whichever shard it is; false if it is in none."""
+        for _ in range(FINDS_MAX):
+            found = self.listing(connection, account)
+            if found is None:
+                return False
+            with suppress(Conflict):
+                self._update_account(connection.name, found.shard, account, expression, values)
+                return True
+        raise Conflict(f"account {connection.name}/{account} is being moved; try again")
 
     def remove_account(self, connection: Connection, account: str) -> bool:
         """Remove an account, so that it is polled no more; false if there is none."""
@@ -786,6 +874,18 @@ class State:
             if not answer.get("LastEvaluatedKey"):
                 return
             query["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+    def _delete_all(self, pk: str) -> None:
+        keys = [key(pk, item["sk"]["S"]) for item in self._query(pk, names=("sk",))]
+        for first in range(0, len(keys), TRANSACTION_MAX):
+            actions: Any = [
+                {"Delete": {"TableName": self._table, "Key": one}}
+                for one in keys[first : first + TRANSACTION_MAX]
+            ]
+            try:
+                self._client.transact_write_items(TransactItems=actions)
+            except self._client.exceptions.TransactionCanceledException as error:
+                raise Retryable("DynamoDB refused to remove items; try again") from error
 
     def _batch_get(self, keys: Sequence[dict[str, Any]]) -> list[Item]:
         found: list[Item] = []

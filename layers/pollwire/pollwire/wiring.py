@@ -29,6 +29,8 @@ AWS = Config(
     read_timeout=5,
     retries={"mode": "standard", "total_max_attempts": 3},
     tcp_keepalive=True,
+    # Our calls are validated in every test; here it would be a seventh of a delta's time.
+    parameter_validation=False,
 )
 
 

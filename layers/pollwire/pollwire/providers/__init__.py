@@ -53,6 +53,8 @@ class Provider(Protocol):
 
         streams: What can change, by name.
 
+        credential_fields: What its credential consists of: all of these, and nothing else.
+
         check_needs_credential: Its check authenticates, so the credential is opened for it.
 
         fastest_s: Seconds between two checks of an account at least, whatever its connection says:
@@ -65,6 +67,7 @@ class Provider(Protocol):
     name: str
     hosts: Mapping[str, str]
     streams: Mapping[str, Stream]
+    credential_fields: tuple[str, ...]
     check_needs_credential: bool
     fastest_s: int
     shares_rate: bool

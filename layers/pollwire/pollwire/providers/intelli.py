@@ -135,6 +135,7 @@ class Intelli:
     name = "intelli"
     hosts: Mapping[str, str] = MappingProxyType({"api": "https://mc5.smartmessagingservices.net"})
     streams: Mapping[str, Stream] = MappingProxyType({"messages": MESSAGES})
+    credential_fields: tuple[str, ...] = ("username", "password")
     check_needs_credential = True
     fastest_s = 1
     shares_rate = False

@@ -131,6 +131,7 @@ class Kirimdev:
     streams: Mapping[str, Stream] = MappingProxyType(
         {"conversations": CONVERSATIONS, "message-status": STATUSES}
     )
+    credential_fields: tuple[str, ...] = ("api_key",)
     check_needs_credential = True
     fastest_s = 10  # Lists are cached for 8 s, a message that was delivered for 10.
     shares_rate = True  # One budget an organisation, whose key the connection holds.

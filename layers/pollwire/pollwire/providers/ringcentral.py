@@ -122,6 +122,7 @@ class RingCentral:
     name = "ringcentral"
     hosts: Mapping[str, str] = MappingProxyType({"api": "https://platform.ringcentral.com"})
     streams: Mapping[str, Stream] = MappingProxyType(STREAMS)
+    credential_fields: tuple[str, ...] = ("client_id", "client_secret", "jwt")
     check_needs_credential = True
     fastest_s = 3
     shares_rate = False

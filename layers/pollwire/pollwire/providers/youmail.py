@@ -154,6 +154,7 @@ class YouMail:
         {"poll": "http://apipoll.youmail.com", "api": "https://api.youmail.com"}
     )
     streams: Mapping[str, Stream] = MappingProxyType(STREAMS)
+    credential_fields: tuple[str, ...] = ("username", "password")
     check_needs_credential = False
     fastest_s = 1
     shares_rate = False

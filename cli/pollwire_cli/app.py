@@ -1,0 +1,19 @@
+"""
+The command ``pollwire``.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from pollwire_cli import accounts, connections
+
+# A traceback with the values of variables could show a secret.
+app = typer.Typer(
+    help="Register what Pollwire polls, in the stack that AWS's usual environment variables lead "
+    "to (AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL for an emulator, ...).",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(connections.app, name="connections")
+app.add_typer(accounts.app, name="accounts")
