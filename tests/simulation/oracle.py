@@ -424,7 +424,8 @@ def ends(run: Run, connection: str, upstream: Upstream, told: Mapping[Thing, lis
         if _is_unlisted(upstream, thing):
             continue
         kind = run.providers[upstream.name].streams[stream]
-        lists_all = kind.reconcile_s or kind.snapshot
+        # A listing that lacks something, as a crowded second's does, shows no deletion.
+        lists_all = (kind.reconcile_s or kind.snapshot) and not is_crowded(upstream, thing)
         if states[-1].deleted and not lists_all and upstream.hides(stream, states[-1]):
             continue
         if thing in told:
