@@ -55,7 +55,7 @@ run: ## Run the whole system here, without an AWS account; print each event as i
 		--seconds '$(SECONDS)' --seed '$(SEED)' --port '$(PORT)' --aws-port '$(AWS_PORT)'
 
 test: ## Run every test; none needs an AWS account
-	@$(MAKE_ENVIRONMENTS) .venv/bin/python -m pytest $(ARGS)
+	@$(MAKE_ENVIRONMENTS) .venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 simulate: ## Look for a lost event: the whole system under random faults, in simulated time
 	@$(MAKE_ENVIRONMENTS) .venv/bin/python -W ignore -m tests.simulation \
