@@ -447,12 +447,12 @@ def _is_last(thing: Thing, body: Fields, state: State) -> None:
 
 
 def is_crowded(upstream: Upstream, thing: tuple[str, ...]) -> bool:
-    """Tell whether a second holds more messages than a page: what else it holds is not listed."""
+    """Tell whether a second fills a page: if it holds more than that, nobody is told."""
     if thing[2] != "message-store":
         return False
     kept = upstream.simulator._accounts[thing[1]].messages.values()
     seconds = Counter(one.created_ms // 1000 for one in kept if one.availability == "Alive")
-    return max(seconds.values(), default=0) > ringcentral.RECORDS
+    return max(seconds.values(), default=0) >= ringcentral.RECORDS
 
 
 def _is_unlisted(upstream: Upstream, thing: Thing) -> bool:
