@@ -161,7 +161,8 @@ def _see_what_is_refused(stack: Stack) -> None:
     # That the roles of delta may publish, every event has shown.
     assert "Item" in check("dynamodb").get_item(TableName=table, Key=key)
     assert _refusal(lambda: check("dynamodb").scan(TableName=table))
-    assert _refusal(lambda: check("dynamodb").delete_item(TableName=table, Key=key))
+    delta = _as_role(stack, "DeltaEntryRole")
+    assert _refusal(lambda: delta("dynamodb").delete_item(TableName=table, Key=key))
     assert _refusal(lambda: check("sns").publish(**message))
     # The topic's policy, as everything else is root's.
     assert _refusal(lambda: stack.client("sns").publish(**message))

@@ -240,7 +240,8 @@ def _complete(
         _present(run, key, row, stream, records.get(identity_), told.get(identity_, []))
     if (stream.reconcile_s or stream.snapshot) and not gaps:
         for identity_ in told.keys() - rows.keys():
-            _gone(f"{key} {identity_}", told[identity_])
+            if not oracle.is_unlisted(upstream, (*key, identity_)):
+                _gone(f"{key} {identity_}", told[identity_])
 
 
 def listing(run: Run, upstream: Upstream, name_: str, account: str, stream: str) -> Iterator[Page]:

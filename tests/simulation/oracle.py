@@ -421,7 +421,7 @@ def ends(run: Run, connection: str, upstream: Upstream, told: Mapping[Thing, lis
         thing = (connection, account, stream, identity)
         if account not in well or stream not in {*upstream.streams} & STREAMS:
             continue
-        if _is_unlisted(upstream, thing):
+        if is_unlisted(upstream, thing):
             continue
         kind = run.providers[upstream.name].streams[stream]
         # A listing that lacks something, as a crowded second's does, shows no deletion.
@@ -455,7 +455,7 @@ def is_crowded(upstream: Upstream, thing: tuple[str, ...]) -> bool:
     return max(seconds.values(), default=0) >= ringcentral.RECORDS
 
 
-def _is_unlisted(upstream: Upstream, thing: Thing) -> bool:
+def is_unlisted(upstream: Upstream, thing: Thing) -> bool:
     """Tell whether there are more calls than are listed: some may go on unseen."""
     if thing[2] != "presence" or thing[3] == "presence":
         return False

@@ -22,7 +22,7 @@ from tests.simulation.world import FAULTS, Broken
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 #: Runs of the fixed part.
-SWARM, FEW = 2_000, 600
+SWARM, FEW = 800, 240
 
 #: Deltas have one policy, and not every stream needs all of it: one with an API key gets no token,
 #: and presence reads all of its records.
@@ -193,6 +193,7 @@ def everything() -> Report:
         drawn("swarm", SWARM),
         drawn("neighbours", FEW),
         drawn("paged", FEW),
+        drawn("fleet", FEW // 3),
         *map(one_fault, range(len(STORIES))),
     ):
         total.add(report)
