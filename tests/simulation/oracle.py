@@ -416,7 +416,9 @@ def _begins(run: Run, thing: Thing, event: Fields) -> None:
 def ends(run: Run, connection: str, upstream: Upstream, told: Mapping[Thing, list[Fields]]) -> None:
     """I1: the last event of each thing says what the thing is; one without was there before."""
     well = {member.id for member in run.well(upstream)}
-    gaps = {one[:3] for one in told if one[3].startswith("gap:")}
+    # What a baseline finds out to be missing is recorded, and told to nobody.
+    pks = {pk.partition("#")[2] for pk, sk in run.world.aws.items if sk.startswith("r#gap:")}
+    gaps = {(name, *rest) for name, *rest in (pk.split("#") for pk in pks)}
     for (account, stream, identity), states in upstream.states.items():
         thing = (connection, account, stream, identity)
         if account not in well or stream not in {*upstream.streams} & STREAMS:

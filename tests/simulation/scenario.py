@@ -627,16 +627,16 @@ class Run:
         for upstream in self.upstreams:
             upstream.recover()
         self._skip()
-        self._settle()
+        self.settle()
         if self._redrive():
-            self._settle()
+            self.settle()
         # Where few are many, what is missing is believed after an hour.
         for later_ms in (0, HOUR_MS) if self.scenario.small else (0,):
             self._list_all(self.world.now_ms + later_ms)
         for at_ms in self._doubts() if self.scenario.lying else ():
             self.run_until(max(self.world.now_ms, at_ms))
             self.minute()
-            self._settle()
+            self.settle()
 
     def _list_all(self, begin_ms: int) -> None:
         """Have everything listed that is listed by the clock."""
@@ -644,7 +644,7 @@ class Run:
             self.run_until(begin_ms)
             for at_ms in self._listings():
                 self.run_until(max(self.world.now_ms, at_ms))
-                self._settle()
+                self.settle()
 
     def _recover(self) -> None:
         self.world.healthy = True
@@ -662,7 +662,7 @@ class Run:
             found.append(at_ms - at_ms % MINUTE_MS)
         return sorted(found)
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         # A quiet account is due only then.
         patience = self.scenario.slowest_s // 60
         for number in range(HEALING_MAX):
