@@ -124,10 +124,10 @@ def check(world: World, job: CheckJob) -> Counts:
 
 def _is_outage(connection: Connection, answers: list[tuple[str, Seen | PollwireError]]) -> bool:
     """Tell whether nobody answered at all: that is no account's failure, and not written there."""
+    if not all(isinstance(answer, (Unavailable, Unasked)) for _, answer in answers):
+        return False
     silent = sum(isinstance(answer, Unavailable) for _, answer in answers)
-    unasked = sum(isinstance(answer, Unasked) for _, answer in answers)
-    fewest = 1 if connection.outages else SILENT_MIN
-    return silent >= fewest and silent + unasked == len(answers)
+    return silent >= (1 if connection.outages else SILENT_MIN)
 
 
 def _answers(

@@ -158,7 +158,7 @@ def kept_headers(lines: list[bytes], limits: Limits) -> dict[str, str] | None:
     """
     headers: dict[str, str] = {}
     ended = False
-    if len(lines) > limits.header_lines or sum(map(len, lines)) > limits.header_bytes:
+    if len(lines) > limits.header_lines or len(b"".join(lines)) > limits.header_bytes:
         return None
     for line in lines:
         kind, text = _read_line(line) if len(line) <= LINE_BYTES_KNOWN else _read_line_anew(line)
