@@ -121,6 +121,9 @@ def logs(apps):
     stream = io.StringIO()
     handlers = [handler for app in apps.values() for handler in app.logger.handlers]
     before = [handler.setStream(stream) for handler in handlers]
+    for app in apps.values():
+        # Loggers are the process's: another test may have had it log less.
+        app.logger.setLevel(logging.DEBUG)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
     for handler, old in zip(handlers, before, strict=True):
         handler.setStream(old)
