@@ -337,9 +337,7 @@ def test_looks_leave_the_validators_of_the_list_as_they_were(looks):
 
 def test_looks_go_on_after_a_pause(looks):
     watch(looks)
-    connection = looks.system.world.state.connection("inbox")
-    paused = replace(connection, paused_until_ms=looks.system.clock() + 70_000)
-    looks.system.connect(paused)
+    looks.system.world.state.pause_connection("inbox", looks.system.clock() + 70_000)
     asked = looks.run(180)
 
     assert min(instants(asked, looks.message)) >= 70

@@ -136,7 +136,7 @@ def test_a_paused_connection_is_not_drained(ann):
     contact = ann.simulator.add_contact(ANN)
     ann.clock.advance(60)
     ann.check()
-    ann.connect(replace(SHOP, paused_until_ms=ann.clock() + 600_000))
+    ann.world.state.pause_connection("shop", ann.clock() + 600_000)
     asked = len(ann.http.asked)
 
     ann.run_deltas()

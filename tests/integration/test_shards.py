@@ -245,3 +245,47 @@ def test_a_removed_account_is_gone_wherever_it_was(system, small):
 
     assert shop(system).accounts == 4
     assert system.world.state.find_account(shop(system), one) is None
+
+
+def test_an_account_that_is_removed_while_it_is_moved_stays_removed(system, monkeypatch):
+    system.connect()
+    system.world.state.add_account(SHOP, ANN)
+    real = system.world.state._get
+
+    def read_then_removed(pk, sk):
+        item = real(pk, sk)
+        system.world.state.remove_account(SHOP, ANN)
+        return item
+
+    monkeypatch.setattr(system.world.state, "_get", read_then_removed)
+
+    assert not system.world.state.move_account("shop", ANN, 0, 1)
+    assert spread(system) == {}
+
+
+def test_an_account_in_two_shards_is_removed_from_both(system, small):
+    system.connect()
+    system.world.state.add_account(SHOP, ANN)
+    system.world.state.grow("shop", 8)
+    twin = {**system.table()["shard#shop#0", ANN], "pk": {"S": f"shard#shop#{shard_of(ANN, 8)}"}}
+    system.clients("dynamodb").put_item(TableName=system.environment["TABLE_NAME"], Item=twin)
+
+    assert system.world.state.remove_account(shop(system), ANN)
+
+    assert spread(system) == {}
+
+
+def test_shards_have_an_end(system):
+    system.connect()
+    system.world.state.grow("shop", 1 << 20)
+
+    assert shop(system).shards == 16_384
+
+
+def test_putting_a_connection_again_ends_no_pause(system):
+    system.connect()
+    system.world.state.pause_connection("shop", 9_000_000_000_000)
+
+    system.connect(replace(SHOP, interval_s=30))
+
+    assert shop(system).paused_until_ms == 9_000_000_000_000

@@ -45,7 +45,7 @@ KEY_BYTES_MAX = 512
 
 
 #: Attributes of a connection that the stages write.
-NOTED = frozenset({"shards", "accounts", "outages", "watched_until"})
+NOTED = frozenset({"shards", "accounts", "outages", "paused_until", "watched_until"})
 
 #: Attributes of an account that the stages write.
 STANDING = ("marks", "pending", "was_empty", "watched", "failures", "not_before", "trouble")
@@ -326,7 +326,7 @@ def newcomer_item(pk: str, newcomer: Newcomer) -> dict[str, Any]:
 def account_move(table: str, item: Item, pk: str) -> list[dict[str, Any]]:
     """Put an account's item under another key and delete the old one, if that is as it was read."""
     held = {name: value for name, value in item.items() if name not in ("pk", "sk")}
-    same = [f"#{n} = :{n}" for n, _ in enumerate(held)]
+    same = ["attribute_exists(pk)", *(f"#{n} = :{n}" for n, _ in enumerate(held))]
     written = (*STANDING, *OPERATED)
     same += [f"attribute_not_exists({name})" for name in written if name not in held]
     names = {f"#{n}": name for n, name in enumerate(held)}

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from pollwire import marks
 from pollwire.due import delay_s
@@ -60,9 +60,10 @@ class Queues:
         )
         try:
             return self._send(self._checks_url.format(provider=provider), entries)
-        except ClientError as error:
-            code = error.response["Error"]["Code"]
-            raise NotPublished(f"SQS refused the checks of {provider}: {code}") from error
+        except (BotoCoreError, ClientError) as error:
+            # Those of the other providers are sent nevertheless.
+            reason = type(error).__name__
+            raise NotPublished(f"SQS does not take the checks of {provider}: {reason}") from error
 
     def send_deltas(self, jobs: Iterable[DeltaJob]) -> int:
         """

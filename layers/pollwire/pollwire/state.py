@@ -148,6 +148,7 @@ class State:
 
     def grow(self, connection: str, shards: int) -> None:
         """Spread a connection over so many shards, if it has fewer; checks move its accounts."""
+        shards = min(shards, SHARDS_MAX)
         with suppress(self._client.exceptions.ConditionalCheckFailedException):
             self._client.update_item(
                 TableName=self._table,
@@ -374,19 +375,21 @@ class State:
 
     def remove_account(self, connection: Connection, account: str) -> bool:
         """Remove an account, so that it is polled no more; false if there is none."""
+        removed = 0
+        # One that was registered while the shards were split may lie in two of them.
         for shard in shards_before(account, connection.shards):
             answer = self._client.delete_item(
                 TableName=self._table,
                 Key=key(_shard_pk(connection.name, shard), account),
                 ReturnValues="ALL_OLD",
             )
-            if answer.get("Attributes"):
-                self._client.delete_item(
-                    TableName=self._table, Key=key(f"token#{connection.name}", account)
-                )
-                self._count_accounts(connection.name, -1)
-                return True
-        return False
+            removed += bool(answer.get("Attributes"))
+        if removed:
+            self._client.delete_item(
+                TableName=self._table, Key=key(f"token#{connection.name}", account)
+            )
+            self._count_accounts(connection.name, -removed)
+        return bool(removed)
 
     def move_account(self, connection: str, account: str, old: int, new: int) -> bool:
         """

@@ -36,6 +36,9 @@ NONE: Final[frozenset[str]] = frozenset()
 
 ANY_TURN: Final = Turn()
 
+#: Two requests of deltas that are farther apart than this are made by two invocations.
+APART_MS_MAX = 20_000
+
 #: What a stage did, by name: the numbers of its log line and its metrics.
 Counts = Counter[str]
 
@@ -228,6 +231,8 @@ class World:
         """
         apart_ms = round(1000 / due.deltas_per_second(connection))
         now_ms = self.clock()
+        # Where the rate is low, the next place is farther away than anybody would wait for others.
+        patience_ms = max(patience_ms, min(apart_ms, APART_MS_MAX))
         at_ms = self.state.book(connection.name, apart_ms, now_ms, now_ms + patience_ms)
         if at_ms > now_ms:
             self.sleep((at_ms - now_ms) / 1000)
