@@ -17,7 +17,9 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from local import demo, environments, run, stack
+from local.board import Accounts, Board
 from local.environments import Lock
+from local.ledger import Ledger
 from local.processes import Failed, Progress, Stop, Stopped
 from local.server import serve
 from local.simulators import registered
@@ -53,6 +55,9 @@ class Provider:
 
     def journal(self):
         return json.loads(json.dumps(self._simulator.journal))
+
+    def answered(self):
+        return {"200": 1}
 
 
 class Pollwire:
@@ -128,6 +133,9 @@ class Customer:
     def watch(self, provider, account, identity) -> None:
         self._stack.watched.append((provider, account, identity))
 
+    def accounts(self):
+        return {name: Accounts(len(all_)) for name, all_ in demo.ACCOUNTS.items()}
+
     def await_baseline(self, stop) -> None:
         stop.check()
         self._stack.pollwire.take_baseline()
@@ -176,8 +184,13 @@ def pollwire(deployment):
 
 
 @pytest.fixture
-def start(deployment, stop):
-    return lambda seconds: run.Run(deployment, stop, Progress(), "1").run(seconds)
+def board():
+    return Board(Ledger(), demo.now_ms)
+
+
+@pytest.fixture
+def start(deployment, stop, board):
+    return lambda seconds: run.Run(deployment, stop, Progress(), "1", board).run(seconds)
 
 
 def streams(out):
@@ -267,7 +280,7 @@ def test_a_step_happens_every_two_seconds(start, deployment, monkeypatch):
 def test_the_same_seed_makes_the_same_things_happen(stop, deployment, monkeypatch):
     def journals(seed):
         deployment = Deployment(run.time)
-        run.Run(deployment, stop, Progress(), seed).run(40)
+        run.Run(deployment, stop, Progress(), seed, Board(Ledger(), demo.now_ms)).run(40)
         return [
             (name, stream, kind, account)
             for name, provider in deployment.simulators.items()
@@ -279,9 +292,9 @@ def test_the_same_seed_makes_the_same_things_happen(stop, deployment, monkeypatc
 
 
 @pytest.mark.parametrize("seed", ["1", "2"])
-def test_every_provider_has_every_kind_of_change(deployment, stop, monkeypatch, seed):
+def test_every_provider_has_every_kind_of_change(deployment, stop, board, monkeypatch, seed):
     monkeypatch.setattr(run, "SETTLE_S", 0)
-    run.Run(deployment, stop, Progress(), seed).run(120)
+    run.Run(deployment, stop, Progress(), seed, board).run(120)
     told = {
         name: {(stream, kind) for stream, kind, *_ in provider.journal()}
         for name, provider in deployment.simulators.items()
@@ -307,16 +320,16 @@ def test_every_provider_has_every_kind_of_change(deployment, stop, monkeypatch, 
 
 
 @pytest.mark.parametrize("seed", ["1", "2", "3"])
-def test_all_providers_are_there_from_the_beginning(deployment, capsys, seed):
-    run.Run(deployment, Stop(), Progress(), seed).run(20)
+def test_all_providers_are_there_from_the_beginning(deployment, board, capsys, seed):
+    run.Run(deployment, Stop(), Progress(), seed, board).run(20)
     owners = {json.loads(line)["ownerId"] for line in capsys.readouterr().out.splitlines()}
 
     assert [name for name, accounts in demo.ACCOUNTS.items() if not owners & {*accounts}] == []
 
 
-def test_every_message_that_was_sent_is_watched(deployment, stop, monkeypatch):
+def test_every_message_that_was_sent_is_watched(deployment, stop, board, monkeypatch):
     monkeypatch.setattr(run, "SETTLE_S", 0)
-    run.Run(deployment, stop, Progress(), "1").run(120)
+    run.Run(deployment, stop, Progress(), "1", board).run(120)
     journal = deployment.simulators["kirimdev"].journal()
 
     assert deployment.watched
@@ -444,7 +457,7 @@ def test_nobodys_account_is_used(command, monkeypatch):
         ),
         *(
             ((option, text), "a number from 1024 to 65000 is needed")
-            for option in ("--port", "--aws-port")
+            for option in ("--port", "--aws-port", "--page-port")
             for text in ("80", "1023", "65001", "99999", "-1", "http", " ")
         ),
     ],
@@ -539,7 +552,7 @@ def test_a_port_is_not_taken_by_who_has_just_left_it(tmp_path):
             while client.recv(1_000):
                 pass
 
-    assert stack._port(port, "PORT") == str(port)
+    assert stack.choose_port(port, "PORT") == str(port)
 
 
 def test_a_full_disk_is_told_before_anything_starts(tmp_path, monkeypatch):
