@@ -83,7 +83,12 @@ class Page:
         self._board.fail(_ending(error))
         if time.monotonic() - self._asked_s < LOOKING_S:
             time.sleep(LOOKING_S)
+        self.close()
+
+    def close(self) -> None:
+        """Answer nobody any more, at once."""
         self._server.close()
+        self._asked_s = float("-inf")
 
     def find(self, path: str) -> tuple[str, bytes] | None:
         """Find what lies at a path, and its type."""
@@ -105,8 +110,7 @@ def _ending(error: BaseException | None) -> str:
 class _Handler(BaseHTTPRequestHandler):
     """Answers GET of what there is, and nothing else, one request a connection."""
 
-    server_version = "Page"
-    sys_version = ""
+    default_request_version = "HTTP/1.0"  # A request that is none gets a status, too.
     wbufsize = 1 << 16
     timeout = IDLE_S
     server: Http

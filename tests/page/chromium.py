@@ -109,8 +109,8 @@ class Chromium:
 
     def text(self, selector: str) -> str:
         """Read what a person reads there, '' where nothing is shown."""
-        shown = self.evaluate(f"document.querySelector({json.dumps(selector)})?.innerText")
-        return str(shown or "")
+        one = f"document.querySelector({json.dumps(selector)})"
+        return str(self.evaluate(f"{one}?.checkVisibility() ? {one}.innerText : ''"))
 
     def screenshot(self, path: Path) -> None:
         """Draw the window, for a person."""
