@@ -7,11 +7,14 @@ Time passes only while the run waits for its queue.
 from __future__ import annotations
 
 import errno
+import http.client
 import json
 import os
+import re
 import socket
 import sys
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
@@ -150,12 +153,13 @@ class Deployment:
         self.watched = []
         self.outputs = {"SubscriberQueueUrl": "queue"}
         self.processes = SimpleNamespace(check=lambda: None)
+        self.on_exit = lambda: None
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
-        pass
+        self.on_exit()
 
     def client(self, service):
         assert service == "sqs"
@@ -260,9 +264,10 @@ def test_the_status_is_0_only_if_nothing_was_lost(
     assert [handle for _, handle in pollwire.deleted] == out.splitlines()
 
 
-def test_what_was_lost_is_named(start, pollwire, capsys):
+def test_what_was_lost_is_named(start, pollwire, board, capsys):
     pollwire.dropped = ("history",)
     start(ONE_STEP)
+    assert json.loads(board.shown)["lost"] == 1
 
     said = capsys.readouterr().err
     assert said.count("lost: ") == 1
@@ -347,7 +352,9 @@ def test_every_message_that_was_sent_is_watched(deployment, stop, board, monkeyp
         pytest.param(600, 130, id="before its end"),
     ],
 )
-def test_ctrl_c_sums_up_and_calls_nothing_lost(start, pollwire, stop, capsys, seconds, status):
+def test_ctrl_c_sums_up_and_calls_nothing_lost(
+    start, pollwire, board, stop, capsys, seconds, status
+):
     pollwire.dropped = MADE
     pollwire.on_receive = stop.set
 
@@ -355,6 +362,8 @@ def test_ctrl_c_sums_up_and_calls_nothing_lost(start, pollwire, stop, capsys, se
     said = capsys.readouterr().err
     assert "2 on their way, 0 lost" in said
     assert "lost: " not in said
+    state = json.loads(board.shown)
+    assert (state["phase"], state["lost"], state["totals"]["awaited"]) == ("ended", 0, 2)
 
 
 def test_ctrl_c_while_it_waits_for_the_last_events(start, pollwire, stop, deployment, capsys):
@@ -431,6 +440,60 @@ def test_the_command_runs_as_asked(command, deployment, tmp_path, capsys):
     assert command(*words) == 0
     assert deployment.made_with == (tmp_path, Ports(8070, 4566))
     assert "(seed x)" in capsys.readouterr().err
+
+
+def test_the_page_shows_the_run_while_it_lasts_and_when_it_has_ended(
+    command, deployment, pollwire, monkeypatch, capsys
+):
+    states = []
+
+    def look(*_):
+        said = capsys.readouterr().err
+        states.append((said, read_page(re.search(r"http://127\.0\.0\.1:\d+/", said)[0])))
+
+    monkeypatch.setattr("local.page.LOOKING_S", 0)
+    deployment.on_exit = look
+
+    assert command("--seconds", "1") == 0
+    ((said, state),) = states
+    assert "0.0 s  the page of this run is up: http://127.0.0.1:" in said.splitlines()[0]
+    assert (state["phase"], state["lost"]) == ("ended", 0)
+    assert state["text"] in said
+    assert [one["stream"] for one in state["events"]] == [*reversed(MADE)]
+    registered = {one["provider"]: one["registered"] for one in state["providers"]}
+    assert registered == {name: len(accounts) for name, accounts in demo.ACCOUNTS.items()}
+
+
+def test_the_page_says_what_failed(command, deployment, monkeypatch, capsys):
+    boards = []
+    make = run.Page
+    monkeypatch.setattr(run, "Page", lambda board, port: boards.append(board) or make(board, port))
+
+    def check():
+        raise Failed("ministack was ended by signal 9")
+
+    deployment.processes.check = check
+    with pytest.raises(Failed):
+        command("--seconds", "1")
+
+    state = json.loads(boards[0].shown)
+    assert (state["phase"], state["text"]) == ("failed", "ministack was ended by signal 9")
+
+
+def test_the_port_of_the_page_is_as_asked(command, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(Failed, match=f"'make run PAGE_PORT={port + 1}'"):
+            command("--seconds", "1", "--page-port", str(port))
+
+    assert command("--seconds", "1", "--page-port", str(port)) == 0
+    assert f"http://127.0.0.1:{port}/" in capsys.readouterr().err
+
+
+def read_page(url):
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=5)
+    connection.request("GET", "/state.json")
+    return json.load(connection.getresponse())
 
 
 def test_what_the_makefile_leaves_empty_is_the_default(command, deployment, stop, tmp_path):
