@@ -31,6 +31,9 @@ BUCKET_S: Final = 5
 EVENTS_MAX: Final = 50
 TEXT_MAX: Final = 200
 
+#: Requests a second are those of as many looks: half a minute, as some ask every 10 s only.
+LOOKS: Final = 7
+
 #: A row shows up at most so long after it was made; see local/demo.py.
 LATE_MS: Final = 60_000
 
@@ -107,7 +110,7 @@ class Board:
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_MAX)
         self._received_ms: deque[int] = deque()
         self._accounts: Mapping[str, Accounts] = {}
-        self._requests: dict[str, tuple[_Requests, _Requests]] = {}
+        self._requests: dict[str, deque[_Requests]] = {}
         self.refresh()
 
     @property
@@ -159,8 +162,7 @@ class Board:
         self._accounts = accounts
         for provider, statuses in answered.items():
             now = _Requests(self._clock(), sum(statuses.values()), statuses.get("304", 0))
-            _, before = self._requests.get(provider, (now, now))
-            self._requests[provider] = before, now
+            self._requests.setdefault(provider, deque(maxlen=LOOKS)).append(now)
 
     def refresh(self) -> None:
         """Make the object anew."""
@@ -196,11 +198,11 @@ class Board:
         return {**facts, **self._pace(name), **self._freshness(name)}
 
     def _pace(self, provider: str) -> dict[str, float | None]:
-        """Say how much was asked between the two latest looks, and how much of it for nothing."""
+        """Say how much was asked between the latest looks, and how much of it for nothing."""
         pace: dict[str, float | None] = {"requests_per_second": None, "unchanged": None}
         if provider not in self._requests:
             return pace
-        before, now = self._requests[provider]
+        before, now = self._requests[provider][0], self._requests[provider][-1]
         answered = now.answered - before.answered
         if now.at_ms > before.at_ms:
             pace["requests_per_second"] = answered * 1000 / (now.at_ms - before.at_ms)
@@ -255,4 +257,8 @@ def _line(event: Mapping[str, Any], at_ms: int) -> dict[str, Any]:
 
 
 def _told(record: Mapping[str, Any]) -> str:
-    return next((str(record[name]) for name in TELLING if record.get(name) not in (None, "")), "")
+    told = next((str(record[name]) for name in TELLING if record.get(name) not in (None, "")), "")
+    caller = record.get("from")
+    if not told and isinstance(caller, Mapping):
+        return f"from {caller.get('name') or caller.get('phoneNumber', '')}"
+    return told

@@ -106,13 +106,23 @@ function showRate(state) {
   const width = 600 / made.length;
   const height = (value) => (value / ceiling) * (HEIGHT - 2);
   showBars(got.map(height), width);
-  const steps = made.map((value) => (HEIGHT - 1 - height(value)).toFixed(1));
-  const path = steps.map((y, i) => `${i ? "V" : "M0 "}${y}H${(i + 1) * width}`);
-  find("line").setAttribute("d", most ? path.join("") : "");
+  const first = firstBucket(state);
+  const path = made.slice(first).map((value, i) => {
+    const y = (HEIGHT - 1 - height(value)).toFixed(1);
+    return `${i ? "V" : `M${first * width} `}${y}H${(first + i + 1) * width}`;
+  });
+  find("line").setAttribute("d", path.join(""));
   setText(find("ceiling"), `${ceiling} /s`);
   setText(find("oldest"), `${Math.round((rate.bucket_s * made.length) / 60)} min ago`);
   setText(find("latest"), isOver(state) ? "the end" : "now");
   if (state.began_ms) setText(find("rate-told"), lastMinute(rate));
+}
+
+// Of what was before the run nothing is known, which is not the same as nothing.
+function firstBucket({ rate, now_ms, began_ms }) {
+  const bucketOf = (ms) => Math.floor(ms / (rate.bucket_s * 1000));
+  const since = began_ms ? bucketOf(now_ms) - bucketOf(began_ms) + 1 : 0;
+  return Math.max(rate.changes.length - since, 0);
 }
 
 function showBars(heights, width) {

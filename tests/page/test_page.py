@@ -195,6 +195,8 @@ def test_the_chart_is_drawn_and_told(browser, page, board, clock):
     assert heights[-1] > 0
     assert set(heights[:-1]) == {0}
     assert browser.text("#ceiling") == "1 /s"
+    # Before the run began there was none, and so no line.
+    assert browser.evaluate("document.querySelector('#line').getBBox().x") == 590
     # Who cannot see it is told the same.
     tree = browser.tell("Accessibility.getFullAXTree")["nodes"]
     images = [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from local.board import BUCKETS, EVENTS_MAX, TEXT_MAX, Accounts, Board
+from local.board import BUCKETS, EVENTS_MAX, LOOKS, TEXT_MAX, Accounts, Board
 from local.ledger import Ledger, Made
 
 ROOT = Path(__file__).parents[2]
@@ -165,6 +165,21 @@ def test_what_a_provider_says_is_text_and_has_an_end(board):
     assert second["told"] == "{'a': [None]}"
 
 
+@pytest.mark.parametrize(
+    ("caller", "told"),
+    [
+        ({"phoneNumber": "4255550111", "name": "Bob"}, "from Bob"),
+        ({"phoneNumber": "4255550111"}, "from 4255550111"),
+        ("4255550111", ""),
+        (None, ""),
+    ],
+)
+def test_of_what_says_nothing_the_caller_is_told(board, caller, told):
+    board.received(event(subject="", **{"from": caller}))
+
+    assert shown(board)["events"][0]["told"] == told
+
+
 def test_an_event_without_its_record_still_has_a_line(board):
     cut = event()
     del cut["body"]["record"], cut["body"]["changes"], cut["body"]["provider"]
@@ -214,7 +229,10 @@ def test_accounts_by_provider(board):
         pytest.param([{"200": 7}, {"200": 7}], 0.0, None, id="nobody asked"),
         pytest.param([{"200": 7}, {"200": 12, "304": 15}], 4.0, 0.75, id="between two looks"),
         pytest.param(
-            [{"304": 90}, {"304": 95}, {"304": 95, "200": 5}], 1.0, 0.0, id="between the last two"
+            [{"304": 90}, *[{"304": 95}] * (LOOKS - 1), {"304": 95, "200": 5 * LOOKS - 5}],
+            1.0,
+            0.0,
+            id="between the latest looks",
         ),
     ],
 )
