@@ -171,12 +171,20 @@ class State:
         return True
 
     def shard(
-        self, connection: str, shard: int, *, sealed: bool = True, listed: Iterable[str] = ()
+        self,
+        connection: str,
+        shard: int,
+        *,
+        account: str = "",
+        sealed: bool = True,
+        listed: Iterable[str] = (),
     ) -> tuple[list[Standing], list[str]]:
         """
         Read what a check needs of all accounts of a shard, eventually consistent: 1 MB a call.
 
         Args:
+            account: The only one to read, if it is there, and then consistent.
+
             sealed: Their credentials as well.
 
             listed: Streams, to know when each was last listed from end to end.
@@ -187,7 +195,8 @@ class State:
         instants = [listed_name(stream) for stream in listed]
         names = [*CHECKED, *instants, *(("credential",) if sealed else ())]
         standings, broken = [], []
-        for item in self._query(shard_pk(connection, shard), names=names, consistent=False):
+        pk, consistent = shard_pk(connection, shard), bool(account)
+        for item in self._query(pk, only=account, names=names, consistent=consistent):
             try:
                 standings.append(read_standing(item, instants))
             except (KeyError, ValueError, TypeError, AttributeError):
@@ -608,9 +617,18 @@ class State:
         return answer.get("Item")
 
     def _query(
-        self, pk: str, *, prefix: str = "", names: Iterable[str] = (), consistent: bool = True
+        self,
+        pk: str,
+        *,
+        only: str = "",
+        prefix: str = "",
+        names: Iterable[str] = (),
+        consistent: bool = True,
     ) -> Iterator[Item]:
         condition, values = "pk = :pk", {":pk": text(pk)}
+        if only:
+            condition += " AND sk = :sk"
+            values[":sk"] = text(only)
         if prefix:
             condition += " AND begins_with(sk, :prefix)"
             values[":prefix"] = text(prefix)
