@@ -96,12 +96,12 @@ class Customer:
     def accounts(self) -> dict[str, Accounts]:
         """Count all accounts by provider, whoever registered them."""
         counts: dict[str, Accounts] = {}
-        connections, _ = self._state.connections()
+        connections, _ = self._registry.connections()
         for one in connections:
             paused = one.paused_until_ms > now_ms()
             standing = counts.setdefault(one.provider, Accounts())
             counts[one.provider] = sum(
-                (_count(listing, paused) for listing in self._state.accounts(one)), standing
+                (_count(listing, paused) for listing in self._registry.accounts(one)), standing
             )
         return counts
 
