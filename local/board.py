@@ -134,8 +134,7 @@ class Board:
 
     def end(self, summary: str, lost: int) -> None:
         """Show what became of it all; nothing is shown after that."""
-        self._lost = lost
-        self._enter("ended", summary)
+        self._enter("ended", summary, lost)
 
     def fail(self, text: str) -> None:
         """Show why there is no end, unless there is one."""
@@ -168,9 +167,9 @@ class Board:
         """Make the object anew."""
         self.shown = json.dumps(self._state(), ensure_ascii=True).encode()
 
-    def _enter(self, phase: str, text: str) -> None:
+    def _enter(self, phase: str, text: str, lost: int = 0) -> None:
         if not self.is_over:
-            self._phase, self._text = phase, text
+            self._phase, self._text, self._lost = phase, text, lost
             self.refresh()
 
     def _state(self) -> dict[str, Any]:

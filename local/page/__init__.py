@@ -80,7 +80,10 @@ class Page:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self._board.fail(_ending(error))
+        if error is None or isinstance(error, Stopped):
+            self._board.end("It was stopped.", 0)
+        else:
+            self._board.fail(_reason(error))
         if time.monotonic() - self._asked_s < LOOKING_S:
             time.sleep(LOOKING_S)
         self.close()
@@ -98,12 +101,10 @@ class Page:
         return self._files.get(path)
 
 
-def _ending(error: BaseException | None) -> str:
-    """Say how a run ended that has no summary."""
+def _reason(error: BaseException) -> str:
+    """Say why a run failed, in one line; a log's lines follow in the terminal only."""
     if isinstance(error, Failed):
         return str(error).splitlines()[0]
-    if error is None or isinstance(error, Stopped):
-        return "It was stopped."
     return f"{type(error).__name__}; the terminal says more."
 
 

@@ -88,11 +88,13 @@ def test_the_phases_of_a_run(board, clock):
 
 
 def test_after_the_end_comes_nothing(board):
-    board.end("0 lost", 0)
+    board.end("1 lost", 1)
     board.say("removing what the emulator unpacked")
-    board.fail("It was stopped.")
+    board.fail("the disk is full")
+    board.end("It was stopped.", 0)
 
-    assert (shown(board)["phase"], shown(board)["text"]) == ("ended", "0 lost")
+    state = shown(board)
+    assert (state["phase"], state["text"], state["lost"]) == ("ended", "1 lost", 1)
 
 
 def test_a_failure_is_an_end(board):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import http.client
+import itertools
 import json
 import os
 import re
@@ -478,6 +479,21 @@ def test_the_page_says_what_failed(command, deployment, monkeypatch, capsys):
 
     state = json.loads(boards[0].shown)
     assert (state["phase"], state["text"]) == ("failed", "ministack was ended by signal 9")
+
+
+def test_a_long_look_at_accounts_takes_a_tenth_of_the_time(start, deployment, monkeypatch):
+    looks = []
+
+    def look(customer):
+        looks.append(run.time.now_s)
+        run.time.now_s += 6
+        return {}
+
+    monkeypatch.setattr(Customer, "accounts", look)
+    start(130)
+
+    assert len(looks) > 2
+    assert min(later - earlier for earlier, later in itertools.pairwise(looks)) >= 60
 
 
 def test_the_port_of_the_page_is_as_asked(command, capsys):
