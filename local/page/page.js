@@ -192,7 +192,7 @@ function showEvents(events) {
     const words = [one.change, one.provider, one.account, one.stream, type, one.told];
     row.append(newCell("td"), ...words.map(() => newCell("td")));
     row.cells[0].append(time);
-    words.forEach((text, i) => row.cells[i + 1].append(isolated(text)));
+    words.forEach((text, i) => text && row.cells[i + 1].append(isolated(text)));
     row.cells[1].prepend(mark);
   });
 }
