@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -178,8 +179,8 @@ def _options() -> Any:
     # The Makefile hands over variables that may be empty.
     parser.add_argument("--seconds", type=_seconds, default="")
     parser.add_argument("--port", type=_port, default="")
-    parser.add_argument("--aws-port", type=_port, default="")
-    parser.add_argument("--page-port", type=_port, default="")
+    parser.add_argument("--aws-port", type=partial(_port, name="AWS_PORT"), default="")
+    parser.add_argument("--page-port", type=partial(_port, name="PAGE_PORT"), default="")
     parser.add_argument("--seed", default="1")
     return parser.parse_args()
 
@@ -192,9 +193,9 @@ def _seconds(text: str) -> float:
     raise Failed(f"SECONDS={text}: a whole number of seconds is needed, as in SECONDS=90")
 
 
-def _port(text: str) -> int:
+def _port(text: str, name: str = "PORT") -> int:
     if text == "":
         return 0
     if text.isdecimal() and 1024 <= int(text) <= 65_000:
         return int(text)
-    raise Failed(f"port {text!r}: a number from 1024 to 65000 is needed")
+    raise Failed(f"{name}={text}: a number from 1024 to 65000 is needed, as in {name}=8060")

@@ -535,8 +535,12 @@ def test_nobodys_account_is_used(command, monkeypatch):
             for text in ("90s", "1.5", "-5", "1e3", "inf", " ")
         ),
         *(
-            ((option, text), "a number from 1024 to 65000 is needed")
-            for option in ("--port", "--aws-port", "--page-port")
+            ((option, text), f"^{name}={text}: a number from 1024 to 65000 is needed")
+            for option, name in {
+                "--port": "PORT",
+                "--aws-port": "AWS_PORT",
+                "--page-port": "PAGE_PORT",
+            }.items()
             for text in ("80", "1023", "65001", "99999", "-1", "http", " ")
         ),
     ],
