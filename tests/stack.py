@@ -113,6 +113,11 @@ def create(clients: Callable[[str], Any]) -> dict[str, str]:
     variables = template["Globals"]["Function"]["Environment"]["Variables"]
     outputs = {name.replace("_", ""): {"Value": value} for name, value in variables.items()}
     outputs["SUBSCRIBERURL"] = {"Value": {"Ref": "Subscriber"}}
+    outputs |= {
+        name: output
+        for name, output in template["Outputs"].items()
+        if not isinstance(output["Value"], dict) or _named(output["Value"]) in resources
+    }
     made = {
         "Parameters": template["Parameters"],
         "Mappings": template["Mappings"],
@@ -127,6 +132,12 @@ def create(clients: Callable[[str], Any]) -> dict[str, str]:
     environment = {name: found[name.replace("_", "")] for name in (*variables, "SUBSCRIBER_URL")}
     _subscribe(clients, template["Resources"]["Subscription"]["Properties"], environment)
     return environment
+
+
+def _named(value: Mapping[str, Any]) -> str:
+    """Name the resource that a ``Ref`` or a ``GetAtt`` is of."""
+    (named,) = value.values()
+    return str(named if isinstance(named, str) else named[0])
 
 
 def _subscribe(

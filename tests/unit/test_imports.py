@@ -52,8 +52,9 @@ COMMAND = sorted((ROOT / "cli/pollwire_cli").glob("*.py"))
 COMMAND_ORDER = [
     {"output", "secret", "session"},
     {"lines", "command"},
-    {"importing", "connections"},
-    {"accounts"},
+    {"importing", "connections", "queues"},
+    {"accounts", "subscribers"},
+    {"subscriptions"},
     {"app"},
     {"__main__"},
 ]
