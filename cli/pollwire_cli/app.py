@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import typer
 
-from pollwire_cli import accounts, connections, subscriptions
+from pollwire_cli import accounts, connections, subscriptions, tail
 
 # A traceback with the values of variables could show a secret.
 app = typer.Typer(
@@ -18,3 +18,4 @@ app = typer.Typer(
 app.add_typer(connections.app, name="connections")
 app.add_typer(accounts.app, name="accounts")
 app.add_typer(subscriptions.app)
+app.add_typer(tail.app)

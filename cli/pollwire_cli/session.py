@@ -5,7 +5,9 @@ The stack that a command works on, found when it is first needed.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import Any
 
@@ -158,6 +160,15 @@ class Session:
 
     def _client(self, service: str) -> Any:
         return self._boto.client(service, config=AWS)
+
+
+def aws_time(answer: Mapping[str, Any]) -> float:
+    """Say what time it was by AWS's clock when it gave an answer, in seconds since the epoch."""
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    try:
+        return parsedate_to_datetime(headers["date"]).timestamp()
+    except (KeyError, ValueError):
+        return time.time()
 
 
 def provider_of(name: str) -> Provider:

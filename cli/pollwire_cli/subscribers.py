@@ -89,12 +89,19 @@ class Subscribers:
 
     def all(self) -> Iterator[Subscription]:
         """Read all subscriptions, each with its attributes."""
-        for one in self._listed():
+        for one in self.listed():
             yield self._read(one)
+
+    def listed(self) -> Iterator[Subscription]:
+        """Read all subscriptions, without their attributes."""
+        pages = self._sns.get_paginator("list_subscriptions_by_topic")
+        for page in pages.paginate(TopicArn=self.topic_arn):
+            for one in page["Subscriptions"]:
+                yield Subscription(one["SubscriptionArn"], one["Endpoint"])
 
     def find(self, arn: QueueArn) -> Subscription | None:
         """Read a queue's subscription; there is one at most."""
-        for one in self._listed():
+        for one in self.listed():
             if one.endpoint == str(arn):
                 return self._read(one)
         return None
@@ -162,12 +169,6 @@ class Subscribers:
                 put(name, value)
         if known.policy != policy or scope != "MessageAttributes":
             put("FilterPolicy", json.dumps(policy))
-
-    def _listed(self) -> Iterator[Subscription]:
-        pages = self._sns.get_paginator("list_subscriptions_by_topic")
-        for page in pages.paginate(TopicArn=self.topic_arn):
-            for one in page["Subscriptions"]:
-                yield Subscription(one["SubscriptionArn"], one["Endpoint"])
 
     def _read(self, one: Subscription) -> Subscription:
         if not one.arn.startswith("arn:"):

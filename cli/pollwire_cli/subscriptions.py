@@ -172,6 +172,11 @@ def read_filters(texts: list[str] | None) -> Policy:
         raise typer.BadParameter(str(error)) from None
 
 
+def tail_prefix(session: Session) -> str:
+    """Say how the names of the queues of ``pollwire tail`` begin."""
+    return f"{session.name}-tail-"
+
+
 def _require_fit(session: Session, arn: QueueArn) -> None:
     """Refuse a queue that the topic cannot or must not send to."""
     if not arn.near(session.topic_arn):
@@ -191,7 +196,7 @@ def _require_not_the_stacks(session: Session, arn: QueueArn) -> None:
             f"queue {arn.name} belongs to the stack {session.name}, its subscription too; deploy "
             "with DefaultSubscriber=false to be without it"
         )
-    prefixes = (f"{session.name}-dead-", f"{session.name}-undelivered", f"{session.name}-tail-")
+    prefixes = (f"{session.name}-dead-", f"{session.name}-undelivered", tail_prefix(session))
     if arn.name in job_queues(session.name) or arn.name.startswith(prefixes):
         raise Misconfigured(f"queue {arn.name} is one of Pollwire's own; name one of yours")
 
@@ -283,11 +288,22 @@ def _described(session: Session, one: Subscription) -> dict[str, Any]:
     redrive = dead_letters(one.attributes)
     return _facts(one) | {
         "subscription": None if one.is_pending else one.arn,
-        "stack": bool(one.queue and _is_default(session, one.queue)),
+        "state": _state(session, one),
         "raw": one.attributes.get("RawMessageDelivery") == "true",
         "dead_letters": redrive and str(redrive),
         "undelivered": redrive and _depth(session, redrive),
     }
+
+
+def _state(session: Session, one: Subscription) -> str:
+    """Say what a subscription is, in a word."""
+    if one.is_pending:
+        return "pending"
+    if one.queue and _is_default(session, one.queue):
+        return "the stack's"
+    if one.queue and one.queue.name.startswith(tail_prefix(session)):
+        return "tail"
+    return "confirmed"
 
 
 def _depth(session: Session, arn: QueueArn) -> int | None:
@@ -302,15 +318,20 @@ def _rows(found: Iterator[dict[str, Any]]) -> Iterator[tuple[object, ...]]:
     for one in found:
         _, _, _, _, account, name = [*one["queue"].split(":", 5), *[""] * 5][:6]
         redrive = one["dead_letters"]
-        state = "pending" if one["pending"] else "the stack's" if one["stack"] else "confirmed"
         yield (
             name or one["queue"],
             account,
-            state,
+            one["state"],
             ("?" if one["undelivered"] is None else one["undelivered"]) if redrive else "-",
-            redrive.rpartition(":")[2] if redrive else "none: what is undelivered is lost",
+            _dead_letters_text(one["state"], redrive),
             "?" if one["pending"] else _said(one["filters"], one["policy"]),
         )
+
+
+def _dead_letters_text(state: str, redrive: str | None) -> str:
+    if redrive:
+        return redrive.rpartition(":")[2]
+    return "-" if state in ("tail", "pending") else "none: what is undelivered is lost"
 
 
 def _filter_text(one: Subscription) -> str:

@@ -157,6 +157,7 @@ def test_these_are_the_commands():
         *(("accounts", word) for word in accounts),
         ("subscribe",),
         ("subscriptions",),
+        ("tail",),
         ("unsubscribe",),
     }
 
@@ -189,4 +190,4 @@ def test_a_reason_is_one_line(operator, monkeypatch):
 
     monkeypatch.setattr(Session, "state", property(failing))
 
-    assert operator.refused("connections", "list") == "pollwire: first second?[1m"
+    assert operator.refused("connections", "list") == "pollwire: first second\\x1b[1m"

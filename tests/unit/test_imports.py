@@ -55,6 +55,7 @@ COMMAND_ORDER = [
     {"importing", "connections", "queues"},
     {"accounts", "subscribers"},
     {"subscriptions"},
+    {"tail"},
     {"app"},
     {"__main__"},
 ]
