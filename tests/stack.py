@@ -144,11 +144,23 @@ def _subscribe(
     clients: Callable[[str], Any], properties: Mapping[str, Any], environment: Mapping[str, str]
 ) -> None:
     # moto's CloudFormation knows no subscriptions.
-    queue = environment["SUBSCRIBER_URL"]
-    found = clients("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])
+    dead = properties["RedrivePolicy"]["deadLetterTargetArn"]["Fn::GetAtt"][0]
+    found = clients("cloudformation").describe_stack_resource(
+        StackName=NAME, LogicalResourceId=dead
+    )
+    queues = (environment["SUBSCRIBER_URL"], found["StackResourceDetail"]["PhysicalResourceId"])
+    queue, dead = (
+        clients("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])[
+            "Attributes"
+        ]["QueueArn"]
+        for url in queues
+    )
     clients("sns").subscribe(
         TopicArn=environment["EVENTS_TOPIC_ARN"],
         Protocol=properties["Protocol"],
-        Endpoint=found["Attributes"]["QueueArn"],
-        Attributes={"RawMessageDelivery": str(properties["RawMessageDelivery"]).lower()},
+        Endpoint=queue,
+        Attributes={
+            "RawMessageDelivery": str(properties["RawMessageDelivery"]).lower(),
+            "RedrivePolicy": json.dumps({"deadLetterTargetArn": dead}),
+        },
     )

@@ -228,14 +228,11 @@ def test_a_pipe_that_nobody_reads_is_noticed(monkeypatch):
 
 
 @pytest.fixture
-def killed(operator, once_watching, monkeypatch):
+def killed(operator):
     """A tail that was killed; returns its queue's URL."""
-    monkeypatch.setattr(tail, "_remove", lambda *_: None)
-    operator.done("tail", "--seconds", "0.2")
-    monkeypatch.undo()
-    for name, value in {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tail, "_remove", lambda *_: None)
+        operator.done("tail", "--seconds", "0.2")
     ((url,), (_,)) = left(operator)
     return url
 

@@ -54,8 +54,8 @@ COMMAND_ORDER = [
     {"lines", "command"},
     {"importing", "connections", "queues"},
     {"accounts", "subscribers"},
-    {"subscriptions"},
-    {"tail"},
+    {"subscriptions", "deadletters"},
+    {"tail", "redrive"},
     {"app"},
     {"__main__"},
 ]
