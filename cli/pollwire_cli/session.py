@@ -54,11 +54,19 @@ class Session:
 
     @cached_property
     def state(self) -> State:
-        return State(self._client("dynamodb"), self._output("StateTableName"))
+        return State(self._client("dynamodb"), self.table_name)
 
     @cached_property
     def sealer(self) -> Sealer:
-        return Sealer(self._client("kms"), self._output("KeyArn"), clock)
+        return Sealer(self._client("kms"), self.key_arn, clock)
+
+    @property
+    def table_name(self) -> str:
+        return self._output("StateTableName")
+
+    @property
+    def key_arn(self) -> str:
+        return self._output("KeyArn")
 
     @cached_property
     def topic_arn(self) -> str:

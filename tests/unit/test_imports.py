@@ -55,7 +55,8 @@ COMMAND_ORDER = [
     {"importing", "connections", "queues"},
     {"accounts", "subscribers"},
     {"subscriptions", "deadletters"},
-    {"tail", "redrive"},
+    {"tail", "redrive", "health"},
+    {"doctor"},
     {"app"},
     {"__main__"},
 ]
