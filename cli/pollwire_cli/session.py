@@ -17,8 +17,8 @@ from botocore.exceptions import ClientError
 from pollwire.errors import Misconfigured
 from pollwire.model import NAME, Connection
 from pollwire.providers import Provider, registered
+from pollwire.registry import Registry
 from pollwire.secrets import Sealer
-from pollwire.state import State
 from pollwire.wiring import clock
 
 #: Threads that seal credentials, each with a connection to KMS.
@@ -53,8 +53,8 @@ class Session:
         self._clients: dict[str, Any] = {}
 
     @cached_property
-    def state(self) -> State:
-        return State(self._client("dynamodb"), self.table_name)
+    def state(self) -> Registry:
+        return Registry(self._client("dynamodb"), self.table_name)
 
     @cached_property
     def sealer(self) -> Sealer:

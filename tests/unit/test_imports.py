@@ -19,7 +19,7 @@ ORDER = [
     {"due", "marks", "events", "filters", "items", "http"},
     {"decide"},
     {"providers", "state", "queues", "secrets"},
-    {"batches", "world"},
+    {"batches", "registry", "world"},
     {"drain"},
     {"pipeline"},
     {"wiring"},
