@@ -78,22 +78,28 @@ class Queue:
         url: Its URL.
     """
 
-    def __init__(self, sqs: Any, arn: QueueArn) -> None:
+    def __init__(self, sqs: Any, arn: QueueArn, url: str = "") -> None:
         """
-        Look a queue up.
+        Look a queue up, unless its URL is known.
 
         Raises:
             Misconfigured: There is none.
         """
         self._sqs = sqs
         self.arn = arn
+        self.url = url
+        if not url:
+            self.url = self._found()
+
+    def _found(self) -> str:
+        sqs, arn = self._sqs, self.arn
         try:
             found = sqs.get_queue_url(QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
         except sqs.exceptions.QueueDoesNotExist:
             raise Misconfigured(
                 f"queue {arn.name}: there is none in account {arn.account}, region {arn.region}"
             ) from None
-        self.url: str = found["QueueUrl"]
+        return str(found["QueueUrl"])
 
     def attributes(self) -> Mapping[str, str]:
         """Read all of its attributes."""
@@ -169,8 +175,8 @@ def make_fifo(sqs: Any, arn: QueueArn, topic_arn: str, **wanted: Any) -> Queue:
         "Policy": json.dumps({"Version": "2012-10-17", "Statement": statements}),
     }
     attributes |= wanted.pop("Attributes", {})
-    sqs.create_queue(QueueName=arn.name, Attributes=attributes, **wanted)
-    return Queue(sqs, arn)
+    made = sqs.create_queue(QueueName=arn.name, Attributes=attributes, **wanted)
+    return Queue(sqs, arn, made["QueueUrl"])  # Looked up so soon it might not be found.
 
 
 def statement(arn: QueueArn, topic_arn: str) -> dict[str, Any]:

@@ -73,8 +73,9 @@ class Subscription:
 
     @property
     def filters(self) -> list[str] | None:
-        """Its filter as paths; ``None`` if no path says what its policy does."""
-        if self.attributes.get("FilterPolicyScope", "MessageAttributes") != "MessageAttributes":
+        """Its filter as paths; ``None`` if no path says what its policy does, or it is unknown."""
+        scope = self.attributes.get("FilterPolicyScope", "MessageAttributes")
+        if not self.attributes or scope != "MessageAttributes":
             return None
         return filter_paths(self.policy, STREAMS)
 

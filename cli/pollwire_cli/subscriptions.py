@@ -261,7 +261,9 @@ def _report(
     for warning in warnings:
         say(f"pollwire: warning: {warning}")
     word = "changed" if known else "subscribed"
-    text = f"queue {made.endpoint.rpartition(':')[2]} is {word}: {_filter_text(made)}; "
+    facts = _facts(made)
+    filters = _said(facts["filters"], facts["policy"])
+    text = f"queue {made.endpoint.rpartition(':')[2]} is {word}: {filters}; "
     text += f"what cannot be delivered goes to {redrive.name}"
     if known:
         text += f"; SNS takes up to {SETTLED_MIN} minutes to use another filter"
@@ -271,7 +273,7 @@ def _report(
             f"its owner runs aws sns confirm-subscription --topic-arn {session.topic_arn} --token "
             "TOKEN within two days, with that message's Token"
         )
-    facts = _facts(made) | {"done": word, "dead_letters": str(redrive), "warnings": warnings}
+    facts |= {"done": word, "dead_letters": str(redrive), "warnings": warnings}
     done(session.as_json, text, facts)
 
 
@@ -280,7 +282,7 @@ def _facts(one: Subscription) -> dict[str, Any]:
         "queue": one.endpoint,
         "pending": one.is_pending,
         "filters": one.filters,
-        "policy": one.policy,
+        "policy": one.policy if one.attributes else None,
     }
 
 
@@ -324,7 +326,7 @@ def _rows(found: Iterator[dict[str, Any]]) -> Iterator[tuple[object, ...]]:
             one["state"],
             ("?" if one["undelivered"] is None else one["undelivered"]) if redrive else "-",
             _dead_letters_text(one["state"], redrive),
-            "?" if one["pending"] else _said(one["filters"], one["policy"]),
+            _said(one["filters"], one["policy"]),
         )
 
 
@@ -334,13 +336,9 @@ def _dead_letters_text(state: str, redrive: str | None) -> str:
     return "-" if state in ("tail", "pending") else "none: what is undelivered is lost"
 
 
-def _filter_text(one: Subscription) -> str:
-    return _said(one.filters, one.policy)
-
-
-def _said(filters: list[str] | None, policy: dict[str, Any]) -> str:
+def _said(filters: list[str] | None, policy: dict[str, Any] | None) -> str:
     if filters is None:
-        return json.dumps(policy)
+        return "?" if policy is None else json.dumps(policy)
     return " ".join(filters) or "everything"
 
 

@@ -44,6 +44,9 @@ RENEWED_S = 60
 #: What nobody looks at within an hour is of no use to who watches.
 RETENTION_S = 3600
 
+#: SQS says that seconds may go by before a new queue is found everywhere.
+NEW_S = 5
+
 #: Seconds that a call waits for events; so long it may take to notice that nobody reads on.
 WAIT_S = 5
 
@@ -110,15 +113,16 @@ def _follow(session: Session, queue: Queue, seconds: float | None, count: int | 
 def _messages(session: Session, queue: Queue, seconds: float | None) -> Iterator[Mapping[str, Any]]:
     """Receive messages, each taken off the queue with its batch, until the time is over."""
     sqs = session.client("sqs")
-    deadline_s = math.inf if seconds is None else time.monotonic() + seconds
-    renewed_s = time.monotonic()
+    began_s = renewed_s = time.monotonic()
+    deadline_s = math.inf if seconds is None else began_s + seconds
     while (left_s := deadline_s - time.monotonic()) > 0 and not _is_unread():
-        answer = sqs.receive_message(
-            QueueUrl=queue.url,
-            MaxNumberOfMessages=10,
-            MessageAttributeNames=["All"],
-            WaitTimeSeconds=math.ceil(min(WAIT_S, left_s)),
-        )
+        try:
+            answer = _receive(sqs, queue, math.ceil(min(WAIT_S, left_s)))
+        except sqs.exceptions.QueueDoesNotExist:
+            if time.monotonic() - began_s > NEW_S:
+                raise
+            time.sleep(0.2)
+            continue
         messages = answer.get("Messages", [])
         yield from messages
         handles = [
@@ -130,6 +134,16 @@ def _messages(session: Session, queue: Queue, seconds: float | None) -> Iterator
         if time.monotonic() - renewed_s > RENEWED_S:
             renewed_s = time.monotonic()
             sqs.tag_queue(QueueUrl=queue.url, Tags=_alive(aws_time(answer)))
+
+
+def _receive(sqs: Any, queue: Queue, wait_s: int) -> Mapping[str, Any]:
+    answer: Mapping[str, Any] = sqs.receive_message(
+        QueueUrl=queue.url,
+        MaxNumberOfMessages=10,
+        MessageAttributeNames=["All"],
+        WaitTimeSeconds=wait_s,
+    )
+    return answer
 
 
 def _show(session: Session, message: Mapping[str, Any]) -> bool:
@@ -265,7 +279,10 @@ def _stoppable() -> Iterator[None]:
         _ignore_signals()
         raise Stopped
 
-    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # As nohup has it.
+            signal.signal(number, stop)
     try:
         yield
     finally:

@@ -393,7 +393,7 @@ def test_another_accounts_queue_is_pending_until_its_owner_confirms(operator, co
     assert "aws sns confirm-subscription" in answer.out
     assert "before it is confirmed" in said
     assert [(one["pending"], one["filters"]) for one in listed if one["queue"] == FOREIGN] == [
-        (True, [])
+        (True, None)
     ]
     (after,) = [one for one in later if one["queue"] == FOREIGN]
     assert (after["pending"], after["filters"]) == (False, [FAXES])

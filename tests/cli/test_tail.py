@@ -281,7 +281,9 @@ def test_a_tail_shows_although_it_may_not_clear_away(operator, monkeypatch):
     assert "AWS refused ListQueues" in operator.done("tail", "--seconds", "0.2").err
 
 
-def test_a_tail_whose_queue_was_cleared_away_says_so(operator, once_watching):
+def test_a_tail_whose_queue_was_cleared_away_says_so(operator, once_watching, monkeypatch):
+    monkeypatch.setattr(tail, "NEW_S", 0)
+
     def cleared():
         ((url,), _) = left(operator)
         operator.clients("sqs").delete_queue(QueueUrl=url)
@@ -293,6 +295,35 @@ def test_a_tail_whose_queue_was_cleared_away_says_so(operator, once_watching):
     assert answer.code == 1
     assert "start it again" in answer.err
     assert left(operator) == ([], [])
+
+
+def test_a_queue_that_is_too_new_to_be_found_is_waited_for(
+    operator, once_watching, publish, monkeypatch
+):
+    once_watching(lambda: publish(event()))
+    receive, asked = tail._receive, []
+
+    def early(sqs, *words):
+        asked.append(1)
+        if len(asked) < 3:
+            raise sqs.exceptions.QueueDoesNotExist({"Error": {}}, "ReceiveMessage")
+        return receive(sqs, *words)
+
+    monkeypatch.setattr(tail, "_receive", early)
+    monkeypatch.setattr(tail.time, "sleep", lambda _: None)
+
+    assert len(operator.done("tail", "--count", "1").out.splitlines()) == 1
+
+
+def test_a_signal_that_is_ignored_stays_ignored(operator, once_watching):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        once_watching(lambda: signal.raise_signal(signal.SIGHUP))
+        answer = operator.done("tail", "--seconds", "0.2", "--json")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+    assert "watching" in answer.err
 
 
 def test_it_says_again_that_it_is_alive(operator, once_watching, monkeypatch):
