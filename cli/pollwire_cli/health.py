@@ -442,7 +442,7 @@ def alarms(session: Session) -> Said:
             if found and one.get("StateValue") == "ALARM":
                 ringing.append(found[1])
     if ringing:
-        yield WARNING, f"{', '.join(sorted(ringing))}; what it means is in the README"
+        yield WARNING, f"{', '.join(sorted(ringing))}; its text says what to do"
     else:
         yield OK, f"none of {count} rings"
 
