@@ -12,7 +12,6 @@ import sys
 
 from local.environments import AUDIT, ROOT, WORK, Lock, is_made, make
 from local.processes import Processes, Progress, Stop, guard
-
 from tests.template.expand import deployable
 
 

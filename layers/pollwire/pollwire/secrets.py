@@ -9,6 +9,7 @@ memory, never written anywhere.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,8 @@ class Sealer:
     """
 
     def __init__(self, client: KMSClient, key: str, clock: Callable[[], int]) -> None:
+        # Its debug log has whole requests and answers: what is sealed, and what was opened.
+        logging.getLogger("botocore").setLevel(logging.INFO)
         self._client = client
         self._key = key
         self._clock = clock
