@@ -6,12 +6,14 @@ No secret is seen in any test: in what is logged at DEBUG, printed, raised, queu
     errors    the text of every error that the product makes
     calls     the parameters of every call to AWS but those to KMS
 
-And nothing that people said, nor a number of theirs, in the functions' own log.
+And nothing that people said, nor a number of theirs, in the functions' own log. No test connects to
+another machine.
 """
 
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,10 +23,13 @@ from pollwire.errors import PollwireError
 
 from tests.canaries import WATCH, holds_credential
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
 
 def pytest_configure() -> None:
     # moto's own parsers say what they parse, word by word.
     logging.getLogger("moto").setLevel(logging.INFO)
+    connect = socket.socket.connect
     make, call = PollwireError.__init__, BaseClient._make_api_call
     read: Any = pytest.CaptureFixture.readouterr
 
@@ -43,6 +48,12 @@ def pytest_configure() -> None:
         WATCH.look("stdout or stderr", f"{found.out} {found.err}")
         return found
 
+    def connected(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in LOOPBACK:
+            raise AssertionError(f"a connection to {address[0]}")
+        connect(self, address)
+
+    socket.socket.connect = connected  # type: ignore[method-assign]
     PollwireError.__init__ = made  # type: ignore[method-assign]
     BaseClient._make_api_call = called  # type: ignore[method-assign]
     pytest.CaptureFixture.readouterr = told  # type: ignore[method-assign]

@@ -38,9 +38,9 @@ class _NoPolicies:
         return {}
 
 
-def deployable() -> dict[str, Any]:
+def deployable(document: dict[str, Any] | None = None) -> dict[str, Any]:
     """Have SAM make functions, roles, mappings and schedules of its own resource types."""
-    document = template()
+    document = document or template()
     for resource in document["Resources"].values():
         for name in resource["Properties"].keys() & {"CodeUri", "ContentUri"}:
             resource["Properties"][name] = "s3://bucket/key"

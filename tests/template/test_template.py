@@ -13,7 +13,7 @@ from pollwire.providers import registered
 from pollwire.wiring import Settings
 
 from tests.template import rules
-from tests.template.expand import ROOT, template
+from tests.template.expand import ROOT, deployable, template
 
 TEMPLATE = template()
 
@@ -189,3 +189,41 @@ def test_every_dependency_is_pinned() -> None:
     pins = [line for line in lines if line and not line.startswith("#")]
     assert pins
     assert [pin for pin in pins if not re.fullmatch(r"[a-z0-9_-]+==[0-9.]+", pin)] == []
+
+
+def granted_by_sam(document: dict[str, Any]) -> set[str]:
+    """Name what SAM would allow beside what the template says itself."""
+    made = deployable(deepcopy(document))["Resources"]
+    found = set()
+    for name, resource in made.items():
+        if resource["Type"] == "AWS::Lambda::Permission":
+            found.add(name)  # Somebody may invoke a function.
+        if resource["Type"].startswith("AWS::IAM::"):
+            own = document["Resources"].get(name, {}).get("Properties")
+            found |= {name} if resource["Properties"] != own else set()
+    return found
+
+
+def test_sam_adds_no_role_no_policy_and_nobody_who_may_invoke() -> None:
+    assert granted_by_sam(TEMPLATE) == set()
+
+
+def test_what_sam_would_add_is_noticed() -> None:
+    careless = deepcopy(TEMPLATE)
+    del careless["Resources"]["CheckYoumailFunction"]["Properties"]["Role"]
+    tick = careless["Resources"]["ScheduleFunction"]["Properties"]["Events"]["EveryMinute"]
+    tick |= {"Type": "Schedule", "Properties": {"Schedule": "rate(1 minute)"}}
+
+    assert granted_by_sam(careless) == {
+        "CheckYoumailFunctionRole",
+        "ScheduleFunctionEveryMinutePermission",
+    }
+
+
+def test_each_exception_from_the_audit_is_argued() -> None:
+    text = (ROOT / ".checkov.yaml").read_text()
+    skipped = re.findall(r"^  - (CKV\w+)$", text, re.MULTILINE)
+    argued = re.findall(r"^  # [A-Z].*\n(?:  # .*\n)*  - (CKV\w+)$", text, re.MULTILINE)
+
+    assert skipped
+    assert skipped == argued

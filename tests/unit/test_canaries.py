@@ -10,7 +10,6 @@ from aws_lambda_powertools import Logger
 from botocore.exceptions import ClientError
 from moto import mock_aws
 from pollwire.errors import Malformed, Retryable, Unavailable
-from pollwire.secrets import Sealer
 
 from tests.canaries import WATCH, holds_credential
 
@@ -112,22 +111,3 @@ def test_what_is_written_is_seen(seen, service, call, named):
 def client(service):
     keys = dict.fromkeys(("aws_access_key_id", "aws_secret_access_key"), "testing")
     return boto3.Session(region_name="us-east-1", **keys).client(service)
-
-
-@pytest.mark.parametrize("is_quiet", [True, False])
-def test_what_is_sealed_and_opened_is_in_no_log_however_much_is_logged(seen, is_quiet):
-    """botocore would log it: each request, and each answer."""
-    botocore = logging.getLogger("botocore")
-    level = botocore.level
-    with mock_aws():
-        kms = client("kms")
-        sealer = Sealer(kms, kms.create_key()["KeyMetadata"]["Arn"], lambda: 10**12)
-        if not is_quiet:
-            botocore.setLevel(logging.DEBUG)
-        try:
-            sealed = sealer.seal({"password": SECRET}, "shop", "7")
-            assert sealer.open(sealed, "shop", "7") == {"password": SECRET}
-        finally:
-            botocore.setLevel(level)
-
-    assert bool(seen) is not is_quiet

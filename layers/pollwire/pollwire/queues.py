@@ -253,7 +253,7 @@ def _require_sane(name: str, value: object) -> None:
 
 
 def described(body: str) -> dict[str, str | int]:
-    """Tell which job a message is, to be logged; nothing of one that is none: it may be anything."""
+    """Tell which job a message is, to be logged; of one that is none, nothing."""
     for read in (read_delta, read_check):
         try:
             job = asdict(read(body))
