@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import re
 from typing import Any
 
 #: What credentials begin with in the suites; CANARY-OF-TWEET are those of the simulation.
@@ -37,18 +36,17 @@ def forms(text: str) -> tuple[str, ...]:
     return (text, text.encode().hex(), *(within_base64(text, shift) for shift in range(3)))
 
 
-_FORMS = re.compile("|".join(re.escape(form) for text in CREDENTIALS for form in forms(text)))
-_WORD = re.compile("canary", re.IGNORECASE)
+_FORMS = tuple(form for text in CREDENTIALS for form in forms(text))
 
 
 def holds_credential(text: str) -> bool:
     """Tell whether a text opens something."""
-    return _FORMS.search(text) is not None
+    return any(form in text for form in _FORMS)
 
 
 def holds_canary(text: str) -> bool:
     """The same, of a text that has no business to have even the word."""
-    return _WORD.search(text) is not None or holds_credential(text)
+    return "canary" in text.lower() or holds_credential(text)
 
 
 #: What people say and are called, in the simulators: long enough to be nothing else by chance.
