@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from pollwire.providers import registered
+from pollwire.secrets import PUSH
 
 from tests.simulation.deployed import (
     Need,
@@ -55,8 +56,9 @@ def test_a_message_is_hidden_for_six_invocations() -> None:
         assert function.partial
         assert 1 <= function.batch <= 10
         assert function.concurrency >= 2
-    (schedule,) = (function for function in FUNCTIONS if not function.queue)
+    schedule, push = (function for function in FUNCTIONS if not function.queue)
     assert (schedule.stage, schedule.retries) == ("schedule", 0)
+    assert (push.stage, push.stream) == ("push", "")
 
 
 def test_every_stream_has_a_function_and_a_queue() -> None:
@@ -310,6 +312,9 @@ Call = tuple[str, str, dict[str, Any]]
 
 CONTEXT = {"connection": "c", "account": "a"}
 
+#: Of what verifies notifications.
+VERIFIER = {"connection": "c", "account": PUSH}
+
 
 def calls(function: FunctionSpec) -> list[Call]:
     """What a stage calls, once each, as the package does."""
@@ -324,6 +329,15 @@ def calls(function: FunctionSpec) -> list[Call]:
     if function.stage == "schedule":
         sent = [("sqs", "SendMessageBatch", queue) for queue in checks]
         return [("dynamodb", "Query", table), *sent]
+    if function.stage == "push":
+        verifier = {"KeyId": environment["KEY_ARN"], "EncryptionContext": VERIFIER}
+        return [
+            ("dynamodb", "Query", table),
+            ("kms", "Decrypt", verifier),
+            ("dynamodb", "GetItem", table),
+            ("dynamodb", "UpdateItem", table),
+            *(("sqs", "SendMessageBatch", queue) for queue in checks),
+        ]
     shared: list[Call] = [
         ("dynamodb", "GetItem", table),
         ("dynamodb", "Query", table),
@@ -487,6 +501,8 @@ def test_what_belongs_to_another_is_refused() -> None:
         for stream in ("history", "entry")
     )
     dead = deployed().queues[history.queue].dead_letters
+    push = next(function for function in FUNCTIONS if function.stage == "push")
+    credential = {"KeyId": deployed().key_arn, "EncryptionContext": CONTEXT}
     sealed = {"KeyId": deployed().key_arn, "EncryptionContext": {"aws:dynamodb:tableName": "t"}}
     others: list[tuple[FunctionSpec, Call]] = [
         (check, ("sns", "Publish", {"TopicArn": deployed().topic})),
@@ -495,6 +511,9 @@ def test_what_belongs_to_another_is_refused() -> None:
         (check, ("dynamodb", "Query", {"TableName": deployed().table, "IndexName": "i"})),
         (check, ("dynamodb", "Query", {"TableName": "other"})),
         (history, ("kms", "Decrypt", sealed)),
+        (push, ("kms", "Decrypt", credential)),
+        (push, ("dynamodb", "PutItem", {"TableName": deployed().table})),
+        (push, ("sqs", "SendMessage", {"QueueUrl": deployed().queues[history.queue].url})),
         (history, ("sqs", "DeleteMessage", {"QueueUrl": deployed().queues[entry.queue].url})),
     ]
     for function, call in others:

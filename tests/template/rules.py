@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
+from pollwire.secrets import PUSH
+
 Template = dict[str, Any]
 Complaints = Iterator[str]
 
@@ -53,7 +55,7 @@ def dead_letters(template: Template) -> set[str]:
 def mappings(template: Template) -> Iterator[tuple[str, dict[str, Any], dict[str, Any], str]]:
     """Yield every event source mapping: function, its properties, the mapping's, the queue."""
     for name, function in of_type(template, "Serverless::Function").items():
-        for event in function["Events"].values():
+        for event in function.get("Events", {}).values():
             if event["Type"] == "SQS":
                 yield name, function, event["Properties"], target(event["Properties"]["Queue"])
 
@@ -257,6 +259,44 @@ def only_those_that_sign_in_seal(template: Template) -> Complaints:
                 yield f"{name}: opens more than credentials"
 
 
+def public(template: Template) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the functions that anybody can call."""
+    for name, function in of_type(template, "Serverless::Function").items():
+        if "FunctionUrlConfig" in function:
+            yield name, function
+
+
+def what_is_public_is_asked_for_and_bounded(template: Template) -> Complaints:
+    for name, function in public(template):
+        if template["Resources"][name].get("Condition") != "Pushed":
+            yield f"{name}: is public without being asked for"
+        if "ReservedConcurrentExecutions" not in function:
+            yield f"{name}: a flood costs what it wants"
+        if "Cors" in function["FunctionUrlConfig"]:
+            yield f"{name}: is open to browsers"
+    if template["Parameters"]["Push"]["Default"] != "false":
+        yield "Push: a URL is public without being asked for"
+
+
+#: What a function that anybody can call may do at most.
+PUBLIC = {
+    *("logs:CreateLogStream", "logs:PutLogEvents"),
+    *("dynamodb:GetItem", "dynamodb:Query", "dynamodb:UpdateItem"),
+    *("sqs:SendMessage", "sqs:SendMessageBatch", "kms:Decrypt"),
+}
+
+
+def what_is_public_may_do_little(template: Template) -> Complaints:
+    for name, function in public(template):
+        for statement in permissions(template["Resources"][target(function["Role"])]["Properties"]):
+            granted = set(as_list(statement["Action"]))
+            if more := granted - PUBLIC:
+                yield f"{name}: may {sorted(more)}"
+            opened = statement.get("Condition", {}).get("StringEquals", {})
+            if "kms:Decrypt" in granted and opened != {"kms:EncryptionContext:account": PUSH}:
+                yield f"{name}: opens credentials"
+
+
 # -- what is kept ----------------------------------------------------------------------------------
 
 
@@ -323,7 +363,7 @@ def schedules_are_not_repeated(template: Template) -> Complaints:
     schedules = [
         (name, function, event["Properties"])
         for name, function in of_type(template, "Serverless::Function").items()
-        for event in function["Events"].values()
+        for event in function.get("Events", {}).values()
         if event["Type"] == "ScheduleV2"
     ]
     assert schedules
@@ -351,6 +391,9 @@ TROUBLES = {
     ("delta", "bad_rows"),
     ("delta", "held"),
     ("delta", "gaps"),
+    ("push", "rejected"),
+    ("push", "malformed"),
+    ("push", "misconfigured"),
 }
 
 
@@ -399,6 +442,8 @@ RULES = [
     services_act_for_this_account_only,
     checks_reach_every_stream_and_no_dead_letters,
     only_those_that_sign_in_seal,
+    what_is_public_is_asked_for_and_bounded,
+    what_is_public_may_do_little,
     everything_is_encrypted,
     state_outlives_the_stack,
     the_key_is_ours,

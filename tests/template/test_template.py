@@ -72,6 +72,16 @@ WRONG: list[tuple[Callable[[rules.Template], rules.Complaints], str, Any]] = [
      "CheckYoumailRole.Properties.Policies.0.PolicyDocument.Statement.4.Condition", None),
     (rules.only_those_that_sign_in_seal,
      "ScheduleRole.Properties.Policies.0.PolicyDocument.Statement.1.Action", ["kms:Encrypt"]),
+    (rules.what_is_public_is_asked_for_and_bounded, "PushFunction.Condition", None),
+    (rules.what_is_public_is_asked_for_and_bounded,
+     "PushFunction.Properties.ReservedConcurrentExecutions", None),
+    (rules.what_is_public_is_asked_for_and_bounded,
+     "PushFunction.Properties.FunctionUrlConfig.Cors", {"AllowOrigins": ["*"]}),
+    (rules.what_is_public_is_asked_for_and_bounded, "Push.Default", "true"),
+    (rules.what_is_public_may_do_little,
+     "PushRole.Properties.Policies.0.PolicyDocument.Statement.1.Action", "dynamodb:DeleteItem"),
+    (rules.what_is_public_may_do_little,
+     "PushRole.Properties.Policies.0.PolicyDocument.Statement.3.Condition.StringEquals", None),
     (rules.everything_is_encrypted, "DeltasEntryDead.Properties.SqsManagedSseEnabled", None),
     (rules.everything_is_encrypted, "Events.Properties.KmsMasterKeyId", None),
     (rules.everything_is_encrypted, "State.Properties.SSESpecification", None),
@@ -141,6 +151,14 @@ def test_every_folder_is_a_function_and_every_function_a_folder() -> None:
     folders = {f"functions/{path.parent.name}" for path in ROOT.glob("functions/*/app.py")}
 
     assert {function["CodeUri"] for function in functions} == folders
+
+
+def test_nothing_of_the_push_function_is_there_unless_it_is_asked_for() -> None:
+    parts = {**TEMPLATE["Resources"], **TEMPLATE["Outputs"]}
+    found = {name for name in parts if "Push" in name}
+
+    assert {name for name, one in parts.items() if one.get("Condition") == "Pushed"} == found
+    assert {"PushFunction", "PushRole", "PushLogs", "PushUrl"} < found
 
 
 def test_every_stream_of_every_provider_has_its_queue_and_its_function() -> None:
