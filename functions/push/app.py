@@ -19,7 +19,11 @@ metrics = Metrics()
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     answer = push.receive(world(), event)
     logger.info(
-        "answered", connection=answer.connection, status=answer.status, counts=answer.counts
+        "answered",
+        connection=answer.connection,
+        status=answer.status,
+        reason=answer.reason,
+        counts=answer.counts,
     )
     count(metrics, answer.counts)
     return answer.response

@@ -198,8 +198,8 @@ def test_without_a_notification_it_is_found_by_polling(ring):
     quieten(ring, OFFICE)
     ring.ring.receive_sms(EXTENSION)
 
-    for _ in range(12):
-        ring.clock.advance(300)
+    for _ in range(32):
+        ring.clock.advance(60)
         ring.check(OFFICE)
 
     assert run(ring) == [("message-store", "created")]
@@ -570,6 +570,11 @@ def test_what_became_of_it_is_logged_and_counted(ring, logs, capsys):
         ("office", 200, {"notified": 1, "queued": 1}),
         ("office", 401, {"rejected": 1}),
         ("", 404, {"unknown": 1}),
+    ]
+    assert [one["reason"] for one in lines] == [
+        "",
+        "Rejected: Verification-Token: not the one of this connection",
+        "",
     ]
     metrics = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     pushed = [one for one in metrics if one.get("service") == "push" and "_aws" in one]

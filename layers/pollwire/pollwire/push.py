@@ -22,7 +22,15 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from pollwire import due
-from pollwire.errors import Malformed, Misconfigured, Rejected, Retryable, Unasked
+from pollwire.errors import (
+    Malformed,
+    Misconfigured,
+    PollwireError,
+    Rejected,
+    Retryable,
+    Unasked,
+    describe,
+)
 from pollwire.model import ACCOUNT_ID, NAME, NOTHING, CheckJob, Connection, Notification, Pushed
 from pollwire.providers import Notifying
 from pollwire.secrets import PUSH
@@ -47,14 +55,12 @@ PATIENCE_MS = 20_000
 
 _PATH = re.compile(f"/({NAME.pattern})")
 
-#: What a request is counted as that is answered like this.
-REFUSALS = {
-    400: "malformed",
-    401: "rejected",
-    404: "unknown",
-    405: "unknown",
-    413: "malformed",
-    503: "failed",
+#: What is answered to what went wrong, and what it is counted as.
+REFUSALS: Mapping[type[PollwireError], tuple[int, str]] = {
+    Rejected: (401, "rejected"),
+    Malformed: (400, "malformed"),
+    Misconfigured: (503, "misconfigured"),
+    Retryable: (503, "failed"),
 }
 
 
@@ -63,15 +69,18 @@ class Answer(NamedTuple):
     What is answered.
 
     Attributes:
+        counts: What was done.
+
         connection: Its name, if there is one.
 
-        counts: What was done.
+        reason: Why it was refused: for the log, not for whoever sent it.
     """
 
     status: int
     counts: Counts
     headers: Mapping[str, str] = NOTHING
     connection: str = ""
+    reason: str = ""
 
     @property
     def response(self) -> dict[str, Any]:
@@ -88,40 +97,23 @@ def receive(world: World, event: Mapping[str, Any]) -> Answer:
     """
     request = _mapping(_mapping(event.get("requestContext")).get("http"))
     if request.get("method") != "POST":
-        return _refusal(405, headers={"Allow": "POST"})
+        return Answer(405, Counter(unknown=1), {"Allow": "POST"})
     path = _PATH.fullmatch(str(event.get("rawPath")))
     connection = _notified(world).connections.get(path[1]) if path else None
     if connection is None:
-        return _refusal(404)
+        return Answer(404, Counter(unknown=1))
     body = _body(event)
-    if body is None:
-        return _refusal(400, connection)
-    if len(body) > BODY_BYTES_MAX:
-        return _refusal(413, connection)
-    return _answer(world, connection, Notification(_headers(event), body))
-
-
-def _answer(world: World, connection: Connection, notification: Notification) -> Answer:
+    if body is None or len(body) > BODY_BYTES_MAX:
+        status = 400 if body is None else 413
+        return Answer(status, Counter(malformed=1), connection=connection.name)
     try:
-        pushed = _verified(world, connection, notification)
+        pushed = _verified(world, connection, Notification(_headers(event), body))
         counts = _queue(world, connection, pushed)
-    except Rejected:
-        return _refusal(401, connection)
-    except Malformed:
-        return _refusal(400, connection)
-    except Misconfigured:
-        return Answer(503, Counter(misconfigured=1), connection=connection.name)
-    except Retryable:
-        return _refusal(503, connection)
+    except tuple(REFUSALS) as error:
+        status, what = next(told for kind, told in REFUSALS.items() if isinstance(error, kind))
+        return Answer(status, Counter({what: 1}), NOTHING, connection.name, describe(error))
     # The same whoever the accounts are: nobody learns which are registered.
     return Answer(200, counts, pushed.headers, connection.name)
-
-
-def _refusal(
-    status: int, connection: Connection | None = None, headers: Mapping[str, str] = NOTHING
-) -> Answer:
-    name = connection.name if connection else ""
-    return Answer(status, Counter({REFUSALS[status]: 1}), headers, name)
 
 
 def _notified(world: World) -> Notified:
