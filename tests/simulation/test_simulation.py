@@ -65,7 +65,7 @@ REACHED = (
     "count: changed", "count: settled", "count: created", "count: updated", "count: deleted",
     "count: left_alone", "count: unasked", "count: spent", "count: late",
     "count: failed", "count: malformed", "count: unavailable", "count: ratelimited",
-    "count: rejected", "count: removed",
+    "count: rejected", "count: removed", "count: queued",
     "page 2", "record: reason", "conflict of versions", "outbox published by another",
 )  # fmt: skip
 
@@ -136,6 +136,14 @@ def test_pages_decisions_and_time_that_are_small_lose_nothing():
     require_whole(report)
 
 
+def test_what_providers_or_others_notify_of_loses_nothing():
+    report = drawn("pushed", FEW)
+
+    assert report.reached["count: notified"] > FEW
+    assert report.reached["count: queued"] > FEW / 2
+    require_whole(report)
+
+
 def test_without_faults_and_listings_everything_is_told_soon():
     require_whole(drawn("calm", FEW))
 
@@ -194,6 +202,7 @@ def everything() -> Report:
         drawn("neighbours", FEW),
         drawn("paged", FEW),
         drawn("fleet", FEW // 3),
+        drawn("pushed", FEW),
         *map(one_fault, range(len(STORIES))),
     ):
         total.add(report)
@@ -213,7 +222,7 @@ def test_every_permission_is_needed_by_some_run():
         for action in statement.actions
         if not action.startswith(("logs:", "xray:")) and not action.endswith("Batch")
     }
-    streams = {"schedule", "delta-entry", "delta-conversations", "delta-presence"}
+    streams = {"schedule", "push", "delta-entry", "delta-conversations", "delta-presence"}
     streams |= {f"check-{upstream.name}" for upstream in UPSTREAMS}
     seen = {name for name, _ in allowed if name.removeprefix("pollwire-") in streams}
     unused = {one for one in allowed if one[0] in seen} - everything().used
