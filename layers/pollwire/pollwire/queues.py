@@ -245,7 +245,7 @@ def _fields(body: str, kinds: dict[str, type], **otherwise: Any) -> dict[str, An
         if type(job.get(name)) is not kind:
             raise Malformed(f"job.{name}: {kind.__name__} is expected")
     for name in kinds:
-        if name not in otherwise or job[name] != otherwise[name]:
+        if job[name] != otherwise.get(name):
             _require_sane(name, job[name])
     return {name: job[name] for name in kinds}
 
