@@ -343,9 +343,8 @@ def what_is_public_may_do_little(template: Template) -> Complaints:
             granted = set(as_list(statement["Action"]))
             if more := granted - PUBLIC:
                 yield f"{name}: may {sorted(more)}"
-            opened = statement.get("Condition", {}).get("StringEquals", {}).get("Fn::If", [])
-            verifiers = ["OnAws", {"kms:EncryptionContext:account": PUSH}, {"Ref": "AWS::NoValue"}]
-            if "kms:Decrypt" in granted and opened != verifiers:
+            opened = statement.get("Condition", {}).get("StringEquals")
+            if "kms:Decrypt" in granted and opened != {"kms:EncryptionContext:account": PUSH}:
                 yield f"{name}: opens credentials"
 
 
