@@ -624,6 +624,10 @@ class Record:
         rank: As :attr:`Row.rank`.
 
         keep: As :attr:`Row.keep`.
+
+        told: How often states were told that it may come back to; see :mod:`pollwire.decide`.
+
+        more: Attributes of its item that this version of the code does not know.
     """
 
     id: str
@@ -640,6 +644,8 @@ class Record:
     extension: str = ""
     rank: int = 0
     keep: Mapping[str, Any] = field(default_factory=_nothing, repr=False)
+    told: Mapping[str, int] = field(default_factory=lambda: {})
+    more: Mapping[str, Any] = field(default_factory=_nothing, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -651,12 +657,15 @@ class Change:
         kind: ``created``, ``updated`` or ``deleted``.
 
         rev: Revision of the record with this change in it: 1 for the first.
+
+        again: How often the same was told of the record before; below 0 if that is not known.
     """
 
     kind: str
     row: Row
     digest: str
     rev: int
+    again: int = 0
 
 
 @dataclass(frozen=True, slots=True)
