@@ -21,7 +21,9 @@ def of_type(template: Template, kind: str) -> dict[str, dict[str, Any]]:
 
 
 def target(reference: Any) -> str:
-    """Logical id that a Ref or GetAtt leads to."""
+    """Logical id that a Ref or GetAtt leads to; of a choice, the stack's own."""
+    if "Fn::If" in reference:
+        reference = reference["Fn::If"][1]
     return str(reference["Ref"] if "Ref" in reference else reference["Fn::GetAtt"][0])
 
 
@@ -291,6 +293,38 @@ def state_outlives_the_stack(template: Template) -> Complaints:
             yield f"{name}: a new stack would collide with the retained table"
 
 
+#: What may be another stack's, by the condition under which it is our own, and the parameter.
+ADOPTED = {"State": ("OwnState", "StateTable"), "Key": ("OwnKey", "StateKeyArn")}
+
+
+def a_table_and_a_key_can_be_adopted(template: Template) -> Complaints:
+    for name, (condition, parameter) in ADOPTED.items():
+        if template["Resources"][name].get("Condition") != condition:
+            yield f"{name}: is made beside the one that is gone on with"
+        if template["Conditions"].get(condition) != {"Fn::Equals": [{"Ref": parameter}, ""]}:
+            yield f"{condition}: does not say whether {parameter} is given"
+    for section in ("Resources", "Outputs"):
+        for name, one in template[section].items():
+            if _names_our_own(one):
+                yield f"{name}: names our own table or key where another may be gone on with"
+
+
+def _names_our_own(node: Any) -> bool:
+    """Tell whether State or Key is named but as a choice between it and what is adopted."""
+    if isinstance(node, list):
+        return any(map(_names_our_own, node))
+    if not isinstance(node, dict):
+        return False
+    named = node.get("Ref") or (node.get("Fn::GetAtt") or [""])[0]
+    if named in ADOPTED:
+        return True
+    condition, own, other = node.get("Fn::If") or ("", {}, {})
+    for name, (wanted, parameter) in ADOPTED.items():
+        if condition == wanted and target(own) == name:
+            return f"{parameter}" not in json.dumps(other)
+    return any(map(_names_our_own, node.values()))
+
+
 def the_key_is_ours(template: Template) -> Complaints:
     for name, key in of_type(template, "KMS::Key").items():
         if key.get("EnableKeyRotation") is not True:
@@ -401,6 +435,7 @@ RULES = [
     only_those_that_sign_in_seal,
     everything_is_encrypted,
     state_outlives_the_stack,
+    a_table_and_a_key_can_be_adopted,
     the_key_is_ours,
     logs_end,
     schedules_are_not_repeated,
