@@ -27,8 +27,8 @@ MASS_CONFIRM_S = 3600
 #: States of one record that are remembered; of a record with more, a change is its revision.
 STATES_MAX = 20
 
-#: Among the states of a record: it was deleted, and not all of them are remembered.
-DELETED, FORGOTTEN = "deleted", "forgotten"
+#: Among the states of a record: it was deleted; its time went back; some are not remembered.
+DELETED, EARLIER, FORGOTTEN = "deleted", "earlier", "forgotten"
 
 BASELINE = "baseline"  # record what there is, say nothing
 BACKFILL = "backfill"  # say of everything there is that it was created
@@ -210,11 +210,14 @@ def _states(old: Record, at_ms: int) -> dict[str, int]:
     told = dict(old.told)
     if old.rev and not old.gone:
         told.setdefault(_state(old.updated_at, old.digest), 1)
-    is_later, is_earlier = at_ms > old.at_ms, at_ms < old.at_ms
-    if is_earlier or len(told) > STATES_MAX:
+    known = sum(times for state, times in told.items() if state not in (EARLIER, FORGOTTEN))
+    if at_ms < old.at_ms:
+        told[EARLIER if known == old.rev else FORGOTTEN] = 1
+    if len(told) > STATES_MAX:
         told[FORGOTTEN] = 1
+    is_later = at_ms > old.at_ms and EARLIER not in told
     if is_later or FORGOTTEN in told:
-        # A later time tells what is now from all that was before.
+        # A time later than all before tells what is now from all that was.
         told = {state: times for state, times in told.items() if state in (DELETED, FORGOTTEN)}
     return told
 
@@ -225,7 +228,7 @@ def _tell(told: dict[str, int], state: str, rev: int) -> tuple[int, dict[str, in
         return -rev, told
     again = told.get(state, 0)
     # Else it is remembered as what its record says, until that changes.
-    if state == DELETED or told.keys() - {DELETED}:
+    if state == DELETED or told.keys() - {DELETED, FORGOTTEN}:
         told = {**told, state: again + 1}
     return again, told
 
