@@ -396,9 +396,14 @@ def read_stream(item: Item, table: str) -> StreamState:
         seq=_read_int(item, "seq"),
         failures=_read_int(item, "failures"),
         not_before_ms=_read_int(item, "not_before"),
-        is_restored=_read_text(item, "home") not in ("", table),
+        is_restored=_read_text(item, "home") not in ("", _home(table)),
         epoch_ms=_read_int(item, "epoch"),
     )
+
+
+def _home(table: str) -> str:
+    """Name the table that an item is written in, as short as will do: items are paid by size."""
+    return f"{zlib.crc32(table.encode()):08x}"
 
 
 def cursor_update(table: str, pk: str, old: StreamState, new: StreamState) -> dict[str, Any]:
@@ -413,7 +418,7 @@ def cursor_update(table: str, pk: str, old: StreamState, new: StreamState) -> di
         "seq": number(new.seq),
     }
     if not new.is_restored:
-        values["home"] = text(table)
+        values["home"] = text(_home(table))
     if new.epoch_ms:
         values["epoch"] = number(new.epoch_ms)
     if new.drain:
