@@ -137,7 +137,9 @@ def fifo_is_fast_and_named(template: Template) -> Complaints:
 
 
 def queue_policies_admit_only_the_topic(template: Template) -> Complaints:
-    topic = {"Ref": next(iter(of_type(template, "SNS::Topic")))}
+    # A consumer's template is told the topic.
+    told = "EventsTopicArn" in template["Parameters"]
+    topic = {"Ref": "EventsTopicArn" if told else next(iter(of_type(template, "SNS::Topic")))}
     for name, policy in of_type(template, "SQS::QueuePolicy").items():
         for statement in statements(policy["PolicyDocument"]):
             if statement["Effect"] != "Allow":
