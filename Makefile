@@ -14,6 +14,7 @@ ROUNDS ?=
 ONLY ?=
 PORT ?=
 AWS_PORT ?=
+PAGE_PORT ?=
 
 export SAM_CLI_TELEMETRY := 0
 # The layers are built for what the template's parameters say, see layers/dependencies/Makefile.
@@ -37,6 +38,7 @@ help: ## Say what each target does
 	@printf '               SEED=1          what happens at the simulated provider, and in which order\n'
 	@printf '               PORT=8070       first port of the simulated providers; otherwise free ones\n'
 	@printf '               AWS_PORT=4566   port of MiniStack; otherwise a free one\n'
+	@printf '               PAGE_PORT=8060  port of the page; otherwise a free one\n'
 	@printf '  make test    ARGS="-k due"   more words for pytest\n'
 	@printf '  make simulate SECONDS=60 SEED=1   for how long, and where to begin\n'
 	@printf '               REPLAY=swarm:1   one run again, as a failure was printed\n'
@@ -50,9 +52,10 @@ help: ## Say what each target does
 	@printf '               PARAMETERS="AllowedHosts=https://api.example.com LogLevel=DEBUG"\n'
 	@printf '  all          PYTHON=python3.13   interpreter to make the environments with, 3.11 to 3.14\n'
 
-run: ## Run the whole system here, without an AWS account; print each event as it arrives
+run: ## Run the whole system here, without an AWS account; print and show each event as it arrives
 	@$(MAKE_ENVIRONMENTS) .venv/bin/python -m local \
-		--seconds '$(SECONDS)' --seed '$(SEED)' --port '$(PORT)' --aws-port '$(AWS_PORT)'
+		--seconds '$(SECONDS)' --seed '$(SEED)' --port '$(PORT)' --aws-port '$(AWS_PORT)' \
+		--page-port '$(PAGE_PORT)'
 
 test: ## Run every test; none needs an AWS account
 	@$(MAKE_ENVIRONMENTS) .venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
