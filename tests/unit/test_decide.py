@@ -120,8 +120,8 @@ def test_every_unknown_row_is_recorded_whatever_is_said_of_it(shown, mode):
     decision = run([shown], mode=mode)
 
     rev = len(decision.changes)
-    told = {"deleted": 1} if kinds(decision) == ["deleted"] else {}
-    assert decision.records == {"m1": record(shown, rev=rev, told=told)}
+    states = {"deleted": 1} if kinds(decision) == ["deleted"] else {}
+    assert decision.records == {"m1": record(shown, rev=rev, states=states)}
 
 
 def test_what_is_recorded_in_the_baseline_is_no_news_afterwards():
@@ -383,7 +383,7 @@ def test_an_older_version_that_is_believed_becomes_the_record():
     decision = run([OLDER], quarantined(), now_ms=NOW_MS + 20_000)
 
     after = decision.records["m1"]
-    assert after == record(OLDER, rev=2, told=after.told)
+    assert after == record(OLDER, rev=2, states=after.states)
 
 
 def test_an_older_version_that_still_waits_is_not_written_again():
@@ -622,8 +622,8 @@ def test_a_deleted_record_is_kept_so_that_it_goes_on_counting():
     decision = missing([], [known])
 
     (after,) = decision.records.values()
-    assert after == replace(known, gone=True, missing_ms=0, rev=5, told=after.told)
-    assert after.told["deleted"] == 1
+    assert after == replace(known, gone=True, missing_ms=0, rev=5, states=after.states)
+    assert after.states["deleted"] == 1
 
 
 def test_deletions_are_ordered_by_provider_time():

@@ -164,10 +164,10 @@ def test_a_stream_knows_the_table_that_it_was_written_in(table):
 def test_a_stream_that_was_restored_says_so_until_it_was_read_to_its_end():
     restored = items.read_stream(written(STATE), "another")
     part = written(replace(restored, version=5), written(STATE))
-    whole = written(replace(restored, version=6, is_restored=False, epoch_ms=9), part)
+    whole = written(replace(restored, version=6, is_restored=False, epoch=9), part)
 
     assert items.read_stream(part, "another").is_restored
-    assert items.read_stream(whole, "table").epoch_ms == 9
+    assert items.read_stream(whole, "table").epoch == 9
 
 
 def test_a_stream_never_written_starts_at_version_zero():

@@ -128,12 +128,12 @@ def decide(
         else:
             kind = _kind(old, row, mode)
             rev = (old.rev if old else 0) + bool(kind)
-            told, more = (_states(old, row.at_ms), old.more) if old else ({}, {})
+            states, more = (_states(old, row.at_ms), old.more) if old else ({}, {})
             if kind:
                 state = DELETED if row.deleted else _state(row.updated_at, content)
-                again, told = _tell(told, state, rev)
+                again, states = _tell(states, state, rev)
                 changes.append(Change(kind, row, content, rev, again))
-            written[row.id] = replace(_record(row, content, rev), told=told, more=more)
+            written[row.id] = replace(_record(row, content, rev), states=states, more=more)
     return Decision(tuple(changes), written, unsettled)
 
 
@@ -162,10 +162,12 @@ def decide_missing(
         if not record.missing_ms:
             written[record.id] = replace(record, missing_ms=now_ms)
         elif now_ms - record.missing_ms >= confirm_ms:
-            again, told = _tell(_states(record, record.at_ms), DELETED, record.rev + 1)
+            again, states = _tell(_states(record, record.at_ms), DELETED, record.rev + 1)
             change = _deletion(record, again)
             changes.append(change)
-            written[record.id] = replace(record, gone=True, missing_ms=0, rev=change.rev, told=told)
+            written[record.id] = replace(
+                record, gone=True, missing_ms=0, rev=change.rev, states=states
+            )
     unsettled = len(absent) > len(changes)
     return Decision(tuple(changes), written, unsettled, len(absent) - len(changes) if mass else 0)
 
@@ -207,7 +209,7 @@ def _state(updated_at: str, content: str) -> str:
 
 def _states(old: Record, at_ms: int) -> dict[str, int]:
     """Say which states of a record were told that it may be in again, now or later."""
-    told = dict(old.told)
+    told = dict(old.states)
     if old.rev and not old.gone:
         told.setdefault(_state(old.updated_at, old.digest), 1)
     known = sum(times for state, times in told.items() if state not in (EARLIER, FORGOTTEN))

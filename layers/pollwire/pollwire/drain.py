@@ -280,7 +280,7 @@ class Delta:
             missing = decide.decide_missing(listed, records, self._stream, drain.began_ms)
             self._counts["held"] += missing.held
         if state.is_restored and self._answers_for_all(drain, missing):
-            state = replace(state, is_restored=False, epoch_ms=drain.began_ms)
+            state = replace(state, is_restored=False)
         self._ask_again(missing, drain.news)
         self._write(decision.joined(missing), self._bad_rows(pages), state)
         if drain.full and self._stream.reconcile_s:
@@ -356,6 +356,8 @@ class Delta:
         for number, (events, records) in enumerate(chunks, start=1):
             next_state = after if number == len(chunks) else self._state
             seq += len(events)
+            if self._state.is_restored and not next_state.is_restored:
+                next_state = replace(next_state, epoch=seq)
             self._commit(replace(next_state, outbox=tuple(events), seq=seq), records)
             self._publish_outbox()
 
@@ -365,7 +367,7 @@ class Delta:
         told = set()
         for sequence, change in enumerate(decision.changes, start=first):
             told.add(change.row.id)
-            event = self._composer.event(change, sequence, decided_ms, self._state.epoch_ms)
+            event = self._composer.event(change, sequence, decided_ms, self._state.epoch)
             yield event, decision.records[change.row.id]
             self._counts[change.kind] += 1
         for identity, record in decision.records.items():

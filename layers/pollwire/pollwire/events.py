@@ -84,7 +84,7 @@ class Composer:
         self._subscription = subscription
         self._group = group_id(connection, account, name)
 
-    def event(self, change: Change, sequence: int, decided_ms: int, epoch_ms: int = 0) -> Event:
+    def event(self, change: Change, sequence: int, decided_ms: int, epoch: int = 0) -> Event:
         """
         Make the event of a change.
 
@@ -93,7 +93,7 @@ class Composer:
 
             decided_ms: The instant of the decision, our clock.
 
-            epoch_ms: See :class:`pollwire.items.StreamState`.
+            epoch: See :class:`pollwire.items.StreamState`.
         """
         row = change.row
         told = {
@@ -116,7 +116,7 @@ class Composer:
             content = {name: value for name, value in row.body.items() if name != "id"}
         # A row may spell what is told in its own way; its own sequence does not hide ours.
         body = {**told, **ours, **content, **ours}
-        identity = self._uuid(change, epoch_ms)
+        identity = self._uuid(change, epoch if sequence > epoch else 0)
         envelope = {
             "uuid": identity,
             "event": self._path(row),
@@ -138,7 +138,7 @@ class Composer:
             entity=hashlib.sha256(row.id.encode()).hexdigest()[:32],
         )
 
-    def _uuid(self, change: Change, epoch_ms: int) -> str:
+    def _uuid(self, change: Change, epoch: int) -> str:
         """
         Derive the id that never varies for one change.
 
@@ -159,7 +159,7 @@ class Composer:
                 row.id,
                 *state,
                 change.again,
-                *([epoch_ms] if epoch_ms else []),
+                *([epoch] if epoch else []),
             ]
         )
         return str(uuid.uuid5(NAMESPACE, name))

@@ -201,7 +201,7 @@ class StreamState:
         is_restored: What is known of it was written in another table, which this one was restored
             from, and it was not read to its end since.
 
-        epoch_ms: When it was, our clock; 0 for a stream that never was restored.
+        epoch: Number of the last event until it was; 0 for a stream that never was restored.
     """
 
     version: int = 0
@@ -216,7 +216,7 @@ class StreamState:
     failures: int = 0
     not_before_ms: int = 0
     is_restored: bool = False
-    epoch_ms: int = 0
+    epoch: int = 0
 
 
 def listed_name(stream: str) -> str:
@@ -397,7 +397,7 @@ def read_stream(item: Item, table: str) -> StreamState:
         failures=_read_int(item, "failures"),
         not_before_ms=_read_int(item, "not_before"),
         is_restored=_read_text(item, "home") not in ("", _home(table)),
-        epoch_ms=_read_int(item, "epoch"),
+        epoch=_read_int(item, "epoch"),
     )
 
 
@@ -419,8 +419,8 @@ def cursor_update(table: str, pk: str, old: StreamState, new: StreamState) -> di
     }
     if not new.is_restored:
         values["home"] = text(_home(table))
-    if new.epoch_ms:
-        values["epoch"] = number(new.epoch_ms)
+    if new.epoch:
+        values["epoch"] = number(new.epoch)
     if new.drain:
         values["drain"] = text(json.dumps(asdict(new.drain)))
     if new.outbox:
@@ -468,7 +468,7 @@ def _known(noun: type[Noun], written: dict[str, Any]) -> Noun:
 _OF_RECORD = frozenset(
     {
         *("pk", "sk", "full_id", "rev", "digest", "updated_at", "at_ms", "gone", "missing_at"),
-        *("back_digest", "back_at", "kind", "direction", "extension", "grade", "keep", "told"),
+        *("back_digest", "back_at", "kind", "direction", "extension", "grade", "keep", "states"),
     }
 )
 
@@ -489,7 +489,7 @@ def read_record(item: Item) -> Record:
         extension=_read_text(item, "extension"),
         rank=_read_int(item, "grade"),
         keep=_read_map(item, "keep"),
-        told=_read_map(item, "told"),
+        states=_read_map(item, "states"),
         more={name: item[name] for name in item.keys() - _OF_RECORD},
     )
 
@@ -508,7 +508,7 @@ def record_item(record: Record) -> dict[str, Any]:
         "direction": record.direction,
         "extension": record.extension,
         "keep": json.dumps(dict(record.keep)) if record.keep else "",
-        "told": json.dumps(dict(record.told)) if record.told else "",
+        "states": json.dumps(dict(record.states)) if record.states else "",
         "full_id": "" if record_sk(record.id) == f"r#{record.id}" else record.id,
     }
     numbers = {

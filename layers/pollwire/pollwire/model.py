@@ -625,7 +625,7 @@ class Record:
 
         keep: As :attr:`Row.keep`.
 
-        told: How often states were told that it may come back to; see :mod:`pollwire.decide`.
+        states: How often those were told that it may come back to; see :mod:`pollwire.decide`.
 
         more: Attributes of its item that this version of the code does not know.
     """
@@ -644,7 +644,7 @@ class Record:
     extension: str = ""
     rank: int = 0
     keep: Mapping[str, Any] = field(default_factory=_nothing, repr=False)
-    told: Mapping[str, int] = field(default_factory=lambda: {})
+    states: Mapping[str, int] = field(default_factory=lambda: {})
     more: Mapping[str, Any] = field(default_factory=_nothing, repr=False)
 
 

@@ -14,7 +14,7 @@ One DynamoDB table.
                              cursor     version, reached, previous, place, drain, outbox,
                                         seq, drained_at, reconciled_at, trouble, trouble_at,
                                         failures, not_before, home, epoch
-                             r#<id>     rev, digest, updated_at, at_ms, gone, missing_at, told,
+                             r#<id>     rev, digest, updated_at, at_ms, gone, missing_at, states,
                                         ...
                              q#<key>    reason, seen_at: a row that cannot be read
 
