@@ -195,6 +195,26 @@ def test_what_a_dead_job_was_for_is_done_without_it_and_redriving_it_later_does_
     assert system.depths() == {}
 
 
+def disabled(call, **arguments):
+    raise ClientError({"Error": {"Code": "DisabledException", "Message": "disabled"}}, "Decrypt")
+
+
+def test_a_key_that_is_disabled_kills_no_job_and_all_is_told_when_it_is_enabled(ann):
+    contact = ann.simulator.add_contact(ANN)
+    wiring.world.cache_clear()  # No worker has anything open.
+    ann.faults["decrypt"] = disabled
+
+    assert ann.poll() == 0
+    trouble = ann.table()[f"stream#shop#{ANN}#contact", "cursor"]["trouble"]["S"]
+    assert trouble.startswith("Misconfigured: credential of shop/")
+    assert ann.said() == []
+
+    ann.faults.clear()
+    ann.poll(900)
+    assert ann.said() == [("contact", "created", contact)]
+    assert ann.depths() == {}
+
+
 # An upgrade in the midst of work
 
 
