@@ -27,9 +27,9 @@ SAM := .venv-sam/bin/sam
 OVERRIDES := $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
 
 # Modules of the layer, for what is run as a module of tests.
-simulate bench bench-peers cost: export PYTHONPATH := layers/pollwire
+simulate bench bench-peers cost audit: export PYTHONPATH := layers/pollwire
 
-.PHONY: help run test simulate bench bench-peers cost check build deploy clean environments
+.PHONY: help run test simulate bench bench-peers cost check audit build deploy clean environments
 
 help: ## Say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' Makefile | expand -t 20
@@ -83,6 +83,9 @@ check: environments ## Check style, types and the template
 	.venv/bin/cfn-lint template.yaml examples/consumer/template.yaml
 	$(SAM) validate --lint --region us-east-1
 
+audit: ## Check what is deployed with checkov; .checkov.yaml says what is left out, and why
+	@$(MAKE_ENVIRONMENTS) .venv/bin/python -m tests.template.audit
+
 build: environments ## Build functions and layers for Lambda into .aws-sam
 	$(SAM) build $(OVERRIDES)
 
@@ -90,7 +93,7 @@ deploy: build ## Deploy to the AWS account you are logged in to
 	$(SAM) deploy --stack-name '$(STACK)' $(OVERRIDES)
 
 clean: ## Remove everything that can be made again
-	rm -rf .venv .venv-sam .venv-peers-* .local .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-sam .venv-peers-* .venv-audit .local .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -rf build *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
