@@ -15,6 +15,7 @@ from pollwire.filters import Policy, compile_filters
 
 from pollwire_cli.command import command, reason
 from pollwire_cli.connections import Yes, confirm
+from pollwire_cli.deadletters import receive
 from pollwire_cli.output import document, done, say, table
 from pollwire_cli.queues import Queue, QueueArn, dead_letters, job_queues, statement, waiting
 from pollwire_cli.session import Session
@@ -373,8 +374,7 @@ def _deleted(sqs: Any, arn: QueueArn) -> bool:
     except Misconfigured:
         return True
     # The count is about right only; who receives nothing as well may be sure.
-    peeked = sqs.receive_message(QueueUrl=queue.url, VisibilityTimeout=0, WaitTimeSeconds=2)
-    if peeked.get("Messages") or waiting(queue.attributes()):
+    if receive(sqs, queue.url, 0) or waiting(queue.attributes()):
         say(f"pollwire: warning: {arn.name} is not empty; redrive or purge it first")
         return False
     sqs.delete_queue(QueueUrl=queue.url)
