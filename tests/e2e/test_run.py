@@ -23,8 +23,10 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from local.board import EVENTS_MAX, Board
 from local.demo import ACCOUNTS, NEW_ACCOUNT, SEED_ACCOUNT, Activity, now_ms
 from local.ledger import record_of
+from local.page import Page
 from local.processes import Stop
 from local.run import Customer, Follower, Ledger, Stack
 from local.stack import ACCOUNT, PYTHON, REGION, ROOT, SECRET, STACK
@@ -51,6 +53,7 @@ def test_every_change_arrives_once_as_its_event_and_a_filter_lets_its_part_throu
         stack.schedule_now()
         customer.await_baseline(Stop())
         ledger = Ledger()
+        board = Board(ledger, now_ms)
         activity = Activity(stack.simulators, ledger, _say, "1", customer.watch)
         with subprocess.Popen(
             **_command(stack, "tail", "--count", "1"),
@@ -62,8 +65,11 @@ def test_every_change_arrives_once_as_its_event_and_a_filter_lets_its_part_throu
             assert "watching" in tail.stderr.readline()
             _change_youmail(activity)
             _change_others(activity)
-            received = _receive_all(everything, ledger)
+            received = _receive_all(everything, board)
             watched, _ = tail.communicate(timeout=ARRIVED_S)
+        answered = {name: one.answered() for name, one in stack.simulators.items()}
+        board.stand(customer.accounts(), answered)
+        shown = _shown(board)
         wanted = [event for event in received if event["body"]["stream"] == "contact"]
         filtered = _receive(contacts, len(wanted))
         _see_what_operators_see(stack)
@@ -72,6 +78,12 @@ def test_every_change_arrives_once_as_its_event_and_a_filter_lets_its_part_throu
     assert not any(_answers(url) for url in _urls(stack))
     assert ledger.outstanding() == []
     assert ledger.repeated == 0
+    latest = [*map(_identity, reversed(received))][:EVENTS_MAX]
+    assert [one["uuid"] for one in shown["events"]] == latest
+    registered = {one["provider"]: one["registered"] for one in shown["providers"]}
+    assert registered == {name: len(accounts) for name, accounts in ACCOUNTS.items()}
+    assert [one["provider"] for one in shown["providers"] if one["failing"] or one["paused"]] == []
+    assert all(one["changes"] and one["p99_s"] is not None for one in shown["providers"])
     assert _told(received) >= {
         (KNOWN_ACCOUNT, "entry", "created"),
         (KNOWN_ACCOUNT, "history", "created"),
@@ -139,13 +151,22 @@ def _change_others(activity: Activity) -> None:
     activity.make("kirimdev", "set_message_status", status, message=message, **status)
 
 
-def _receive_all(follower: Follower, ledger: Ledger) -> list[dict[str, Any]]:
+def _shown(board: Board) -> Any:
+    """Read what a run's page shows of it."""
+    board.refresh()
+    with Page(board) as page:
+        connection = http.client.HTTPConnection(urlsplit(page.url).netloc, timeout=5)
+        connection.request("GET", "/state.json")
+        return json.load(connection.getresponse())
+
+
+def _receive_all(follower: Follower, board: Board) -> list[dict[str, Any]]:
     events = []
     deadline_s = time.monotonic() + ARRIVED_S
-    while ledger.outstanding() and time.monotonic() < deadline_s:
+    while board.ledger.outstanding() and time.monotonic() < deadline_s:
         for text in follower.receive():
             events.append(json.loads(text))
-            ledger.received(events[-1], now_ms())
+            board.received(events[-1])
     return events
 
 
