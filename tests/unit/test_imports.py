@@ -19,8 +19,8 @@ ORDER = [
     {"due", "marks", "events", "filters", "items", "http"},
     {"decide"},
     {"providers", "state", "queues", "secrets"},
-    {"batches", "world"},
-    {"drain"},
+    {"world"},
+    {"batches", "drain"},
     {"pipeline"},
     {"wiring"},
 ]

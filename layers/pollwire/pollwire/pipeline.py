@@ -11,11 +11,10 @@ written down first, and nothing is forgotten before it was published.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from pollwire import due, marks
 from pollwire.drain import Delta
@@ -35,7 +34,17 @@ from pollwire.errors import (
 )
 from pollwire.http import SILENT_MIN
 from pollwire.items import Standing
-from pollwire.model import Account, CheckJob, Connection, DeltaJob, Seen, Turn
+from pollwire.model import (
+    Account,
+    Checking,
+    CheckJob,
+    Connection,
+    DeltaJob,
+    Request,
+    Response,
+    Seen,
+    Turn,
+)
 from pollwire.providers import Provider
 from pollwire.state import shard_of
 from pollwire.world import NONE, Counts, World, watched
@@ -71,7 +80,7 @@ def schedule(world: World, minute_ms: int) -> Counts:
     now_ms = world.clock()
     connections, broken = world.state.connections()
     jobs: dict[str, list[CheckJob]] = {name: [] for name in world.providers}
-    counts: Counts = Counter(connections=len(connections), broken=len(broken))
+    counts = Counts(connections=len(connections), broken=len(broken))
     for one in connections:
         if one.provider in jobs:
             paced, watch_s = world.paced(one), world.watch_s(one)
@@ -93,21 +102,25 @@ def check(world: World, job: CheckJob) -> Counts:
     """Poll the accounts of a shard that are due; queue a delta job for every stream that moved."""
     now_ms = world.clock()
     if due.is_late(job, now_ms):
-        return Counter(late=1)
+        return Counts(late=1)
     connection = world.state.connection(job.connection)
     if connection is None or connection.paused_until_ms > now_ms:
-        return Counter(skipped=1)
+        return Counts(skipped=1)
     try:
         provider, connection = world.provider(connection), world.paced(connection)
     except Misconfigured as error:
-        return Counter({_name(error): 1})
-    counts: Counts = Counter()
+        return Counts({_name(error): 1})
+    counts, kms_calls = Counts(), world.sealer.calls
+    counts.provider = connection.provider
     polled = _due_accounts(world, job, connection, provider, now_ms, counts)
 
     # All answers are in before the first write, so that writing holds up no transfer.
     spent: dict[str, int] = {}
-    answers = _answers(world, job, connection, provider, polled, spent)
+    answers = _answers(world, job, connection, provider, polled, spent, counts)
     counts["polled"] += len(polled)
+    counts["unchanged"] += sum(answer is polled[key].seen for key, answer in answers)
+    if calls := world.sealer.calls - kms_calls:
+        counts["kms"] += calls
     if _is_outage(connection, answers):
         counts["outage"] += 1
         asked_s = [one.retry_after_s for _, one in answers if isinstance(one, Retryable)]
@@ -137,12 +150,15 @@ def _answers(
     provider: Provider,
     polled: Mapping[str, _Poll],
     spent: dict[str, int],
+    counts: Counts,
 ) -> list[tuple[str, Seen | PollwireError]]:
     """
     Ask for every account; where all share a token that has to be got, one goes ahead to get it.
 
     Args:
         spent: Gets the seconds that an account was asked to leave its provider alone for.
+
+        counts: Gets the requests that were made for it.
     """
     ends_ms = world.clock() + due.check_s(job) * 1000
     late_s = (world.clock() - job.due_ms) / 1000
@@ -156,7 +172,10 @@ def _answers(
         if spent and world.shares_rate(connection):
             return answers
         answers += world.http.run(
-            ((key, provider.check(polled[key].account, polled[key].seen)) for key in keys),
+            (
+                (key, _counted(provider.check(polled[key].account, polled[key].seen), counts))
+                for key in keys
+            ),
             requests_per_second=due.requests_per_second(
                 connection,
                 world.watch_s(connection),
@@ -169,6 +188,24 @@ def _answers(
             spent=spent,
         )
     return answers
+
+
+def _counted(checking: Checking, counts: Counts) -> Checking:
+    """Count a check's requests, and those that were answered with 304, as they pass."""
+    step: Callable[[Any], Request] = checking.send
+    given: Response | PollwireError | None = None
+    while True:
+        try:
+            request = step(given)
+        except StopIteration as stop:
+            return cast(Seen, stop.value)
+        counts["requests"] += 1
+        try:
+            given, step = (yield request), checking.send
+            if given.status == 304:
+                counts["not_modified"] += 1
+        except PollwireError as error:
+            given, step = error, checking.throw
 
 
 def _gives_way(standing: Standing) -> bool:
@@ -411,32 +448,33 @@ def delta(world: World, job: DeltaJob, remaining_ms: Callable[[], int]) -> Count
     """
     connection = world.state.connection(job.connection)
     if connection is None:
-        return Counter(removed=1)
+        return Counts(removed=1)
     standing = world.state.account(job.connection, job.shard, job.account)
     if standing is None and (found := world.state.find_account(connection, job.account)):
         # Moved since it was queued.
         job, standing = replace(job, shard=found[0]), found[1]
     if standing is None:
-        return Counter(removed=1)
+        return Counts(removed=1)
     try:
         work = Delta(world, job, connection, standing, remaining_ms)
     except (Malformed, Misconfigured) as error:
         # There is no such stream, so there is no place to write it down either.
-        return Counter({_name(error): 1})
+        return Counts({_name(error): 1})
     try:
-        return work.run()
+        work.run()
     except (Unavailable, Malformed, Misconfigured, Restart, Forbidden) as error:
         # It concerns this stream; the account's others may do well.
         work.note_trouble(error)
-        return Counter({_name(error): 1})
+        work.counts[_name(error)] += 1
     except Unasked as error:
         # Its marks stay pending: the next check queues it again.
-        return Counter({_name(error): 1})
+        work.counts[_name(error)] += 1
     except (Rejected, RateLimited) as error:
         work.note_trouble(error)
         with suppress(Conflict):
             world.leave_alone(job, connection, standing, error)
-        return Counter({_name(error): 1})
+        work.counts[_name(error)] += 1
+    return work.counts
 
 
 def _name(error: PollwireError) -> str:
