@@ -15,7 +15,7 @@ from pollwire.errors import Misconfigured
 from pollwire.http.hosts import Hosts
 from pollwire.model import Connection
 from pollwire.providers import Provider, registered
-from pollwire.state import FOREVER_MS
+from pollwire.registry import FOREVER_MS
 
 from pollwire_cli.command import command
 from pollwire_cli.output import document, done, fields, instant, pairs_text, table

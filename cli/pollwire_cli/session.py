@@ -15,8 +15,8 @@ from botocore.exceptions import ClientError
 from pollwire.errors import Misconfigured
 from pollwire.model import NAME, Connection
 from pollwire.providers import Provider, registered
+from pollwire.registry import Registry
 from pollwire.secrets import Sealer
-from pollwire.state import State
 from pollwire.wiring import clock
 
 #: Threads that seal credentials, each with a connection to KMS.
@@ -50,8 +50,8 @@ class Session:
         self._given = {name: value for name, value in given.items() if value}
 
     @cached_property
-    def state(self) -> State:
-        return State(self._client("dynamodb"), self._output("StateTableName"))
+    def state(self) -> Registry:
+        return Registry(self._client("dynamodb"), self._output("StateTableName"))
 
     @cached_property
     def sealer(self) -> Sealer:

@@ -12,8 +12,8 @@ import pytest
 from moto import mock_aws
 from pollwire.items import Newcomer
 from pollwire.model import Connection
+from pollwire.registry import Registry
 from pollwire.secrets import Sealer
-from pollwire.state import State
 from pollwire.wiring import clock
 from pollwire_cli import connections, secret
 from pollwire_cli.app import app
@@ -70,7 +70,7 @@ class Operator:
         answers: All that was printed so far.
     """
 
-    state: State
+    state: Registry
     sealer: Sealer
     clients: Any
     answers: list[Answer]
@@ -146,7 +146,7 @@ def operator(monkeypatch, clients):
         made = stack.create(clients)
         monkeypatch.setenv("POLLWIRE_TABLE_NAME", made["TABLE_NAME"])
         monkeypatch.setenv("POLLWIRE_KEY_ARN", made["KEY_ARN"])
-        state = State(clients("dynamodb"), made["TABLE_NAME"])
+        state = Registry(clients("dynamodb"), made["TABLE_NAME"])
         yield Operator(state, Sealer(clients("kms"), made["KEY_ARN"], clock), clients, [])
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from pollwire.items import Newcomer
 from pollwire.model import Connection
-from pollwire.state import FOREVER_MS
+from pollwire.registry import FOREVER_MS
 
 from tests.cli.conftest import CANARY, CREDENTIAL
 

@@ -169,7 +169,7 @@ def seen(ann, capsys):
     kirimdev.add_account(PHONE, "org")
     ann.connect(OFFICE)
     sealed = ann.world.sealer.seal({"api_key": "canary-key"}, OFFICE.name, PHONE)
-    ann.world.state.add_account(OFFICE, PHONE, credential=sealed)
+    ann.registry.add_account(OFFICE, PHONE, credential=sealed)
     ann.add_account(BOB, fields="history,entry,contact")
     ann.check(OFFICE)
     ann.rest()

@@ -29,6 +29,7 @@ from pollwire import pipeline, queues
 from pollwire.http import Hosts
 from pollwire.providers import Provider
 from pollwire.queues import Queues, Topic
+from pollwire.registry import Registry
 from pollwire.secrets import Sealer
 from pollwire.state import State
 from pollwire.wiring import Settings
@@ -221,6 +222,10 @@ class Lambda:
             jitter=lambda: 0.5,
             sleep=self.world.sleep,
         )
+
+    def registry(self) -> Registry:
+        """Build what an operator has at hand."""
+        return Registry(client("dynamodb"), self.world.deployed.table)
 
     def _container(self, spec: FunctionSpec) -> Container:
         if self._warm[spec.name]:

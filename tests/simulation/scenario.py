@@ -557,7 +557,7 @@ class Run:
                     credential = upstream.members[0].credential or {}
                     sealed = pollwire.sealer.seal(credential, connection.name, "")
                     connection = replace(connection, credential=sealed)
-                pollwire.state.put_connection(connection)
+                self.lambdas.registry().put_connection(connection)
                 for member in upstream.members:
                     self._add(upstream, connection, member)
 
@@ -571,7 +571,9 @@ class Run:
         settings = dict(member.settings)
         if self.scenario.backfill:
             settings["backfill"] = "true"
-        pollwire.state.add_account(connection, member.id, settings=settings, credential=sealed)
+        self.lambdas.registry().add_account(
+            connection, member.id, settings=settings, credential=sealed
+        )
 
     def _harm(self) -> None:
         world, chance, knobs = self.world, self.world.faults, self.scenario.knobs
@@ -867,14 +869,13 @@ class Run:
     def _watching(self, upstream: Upstream) -> Callable[[str, str], None]:
         minutes = self.scenario.minutes + self.scenario.sleeps
         end_ms = START_MS + minutes * MINUTE_MS + WATCHED_MS
-        pollwire = self.lambdas.pollwire()
+        registry = self.lambdas.registry()
 
         def watch(account: str, identity: str) -> None:
             for connection in upstream.connections():
                 # One that was removed meanwhile is watched no more.
                 with suppress(Conflict):
-                    shard = self.shard(account)
-                    pollwire.state.watch(connection.name, shard, account, identity, end_ms)
+                    registry.watch(connection, account, identity, end_ms)
 
         return watch
 

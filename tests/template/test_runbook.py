@@ -14,7 +14,9 @@ from tests.template.expand import template
 from tests.template.rules import of_type
 
 RUNBOOK = (ROOT / "docs/runbook.md").read_text()
-PARAGRAPHS = dict(re.findall(r"^## (\w+)\n\n(.+?)(?=\n\n## |\Z)", RUNBOOK, re.MULTILINE | re.DOTALL))
+PARAGRAPHS = dict(
+    re.findall(r"^## (\w+)\n\n(.+?)(?=\n\n## |\Z)", RUNBOOK, re.MULTILINE | re.DOTALL)
+)
 TEMPLATE = template()
 
 

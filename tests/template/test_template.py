@@ -159,6 +159,15 @@ def test_every_stream_of_every_provider_has_its_queue_and_its_function() -> None
     assert sum("-delta-" in name for name in names) == len(streams)
 
 
+def test_mappings_hold_texts_under_plain_names() -> None:
+    """A comma ends a text that is not quoted, and the rest of it becomes a name."""
+    for rows in TEMPLATE["Mappings"].values():
+        for row, columns in rows.items():
+            assert row.isalnum()
+            assert all(name.isalnum() for name in columns), row
+            assert all(isinstance(value, str) for value in columns.values()), row
+
+
 def test_two_stages_live_in_one_account() -> None:
     named = re.compile(r"^(FunctionName|TopicName|LogGroupName|QueueName)$")
     for name, resource in TEMPLATE["Resources"].items():

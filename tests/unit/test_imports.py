@@ -19,7 +19,7 @@ ORDER = [
     {"due", "marks", "events", "filters", "items", "http"},
     {"decide"},
     {"providers", "state", "queues", "secrets"},
-    {"world"},
+    {"registry", "world"},
     {"batches", "drain"},
     {"pipeline"},
     {"wiring"},

@@ -71,9 +71,9 @@ def tell_check(logger: Logger, metrics: Metrics, job: CheckJob, counts: Counts) 
         counts=counts,
     )
     told = {"connection": job.connection, "shard": job.shard, "due_ms": job.due_ms}
-    if job.after_s:
-        told["after_s"] = job.after_s
-    _add_metadata(metrics, {**told, "provider": counts.provider})
+    # A look, or a check of one account, is not the shard's regular one.
+    _add_metadata(metrics, {**told, "after_s": job.after_s or "", "account": job.account})
+    _add_metadata(metrics, {"provider": counts.provider})
     count(metrics, counts)
 
 

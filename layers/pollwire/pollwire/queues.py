@@ -193,8 +193,15 @@ def read_check(body: str) -> CheckJob:
     Raises:
         Malformed: It is none.
     """
-    kinds = {"connection": str, "shard": int, "due_ms": int, "interval_s": int, "after_s": int}
-    return CheckJob(**_fields(body, kinds, after_s=0))  # An older version did not say.
+    kinds: dict[str, type] = {
+        "connection": str,
+        "shard": int,
+        "due_ms": int,
+        "interval_s": int,
+        "after_s": int,
+        "account": str,
+    }
+    return CheckJob(**_fields(body, kinds, after_s=0, account=""))  # An older version did not say.
 
 
 def read_delta(body: str) -> DeltaJob:
