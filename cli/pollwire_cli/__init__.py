@@ -4,6 +4,9 @@ The operator's command: registers connections and accounts in a deployed stack.
     app          the command and its parts; what becomes of an error
     connections  pollwire connections ...
     accounts     pollwire accounts ...
+    status       pollwire status: lag, troubles, queues
+    recent       what the functions told lately, read from their lines
+    logs         those lines, fetched within bounds
     importing    accounts from a file: sealed, registered, counted
     lines        one line of such a file, read or refused
     session      the stack that a command works on

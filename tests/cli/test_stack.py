@@ -155,6 +155,7 @@ def test_these_are_the_commands():
     assert set(commands()) == {
         *(("connections", word) for word in connections),
         *(("accounts", word) for word in accounts),
+        ("status",),
     }
 
 

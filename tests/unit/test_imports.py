@@ -50,9 +50,9 @@ COMMAND = sorted((ROOT / "cli/pollwire_cli").glob("*.py"))
 
 #: The command's modules, likewise: each may import from the lines above its own.
 COMMAND_ORDER = [
-    {"output", "secret", "session"},
-    {"lines", "command"},
-    {"importing", "connections"},
+    {"output", "recent", "secret", "session"},
+    {"lines", "logs", "command"},
+    {"importing", "connections", "status"},
     {"accounts"},
     {"app"},
     {"__main__"},
