@@ -17,7 +17,7 @@ PAGES_MAX = 10
 
 #: How far back each part of the time reaches, in minutes. The latest part is read first: what there
 #: are too many lines for is the oldest.
-PARTS_MIN = (2, 5, 15, 60, 1440)
+PARTS_MIN = (2, 15, 120, 1440)
 
 #: Lines of metrics, and none of what else is logged.
 EMITTED = '{ $._aws.CloudWatchMetrics[0].Namespace = "Pollwire" }'

@@ -32,6 +32,9 @@ app = typer.Typer()
 #: Accounts that are looked at of all connections together, and of each at least.
 ACCOUNTS_MAX, ACCOUNTS_MIN = 20_000, 100
 
+#: Of a reason, which is an error's name.
+REASON_CHARS_MAX = 40
+
 #: SQS tells the age of a queue's oldest message to CloudWatch only, once a minute.
 AGE_MIN = 10
 
@@ -70,7 +73,7 @@ class Accounts:
         if standing is None or standing.failures:
             self.failing += 1
             reason = one.trouble.partition(":")[0] if standing else "cannot be read"
-            self.reasons[reason or "unknown"] += 1
+            self.reasons[reason[:REASON_CHARS_MAX] or "unknown"] += 1
         if standing is None:
             return
         self.paused += standing.paused
@@ -92,7 +95,15 @@ def status(
         int, typer.Option(help="How far back the functions' log is read.", min=1, max=1440)
     ] = 15,
 ) -> None:
-    """Show how late each provider is, who is due, overdue, paused or failing, and the queues."""
+    """
+    Show how late each provider is, and what stands in its way.
+
+    lag: from a change to its publication; half of them below p50
+    due: accounts whose turn it was at the last check of their shard
+    overdue: not asked then, or of a shard that was not checked in time
+    pending: accounts with a change that is seen and not settled yet
+    "-" is not known; a note says why
+    """
     found = _found(session, minutes)
     if session.as_json:
         document(found)

@@ -1,4 +1,4 @@
-"""``pollwire status`` on moto: the template's table and queues, and lines as functions write them."""
+"""``pollwire status`` on moto: the template's table and queues, lines as functions write them."""
 
 from __future__ import annotations
 

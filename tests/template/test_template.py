@@ -168,6 +168,18 @@ def test_mappings_hold_texts_under_plain_names() -> None:
             assert all(isinstance(value, str) for value in columns.values()), row
 
 
+def test_a_function_may_write_traces_if_it_is_to_and_only_then() -> None:
+    for name, function in rules.of_type(TEMPLATE, "Serverless::Function").items():
+        role = TEMPLATE["Resources"][rules.target(function["Role"])]["Properties"]
+        condition, traced, otherwise = role["ManagedPolicyArns"]["Fn::If"]
+
+        assert function["Tracing"] == {"Ref": "Tracing"}, name
+        assert condition == "Traced"
+        assert [one["Fn::Sub"].rpartition("/")[2] for one in traced] == ["AWSXRayDaemonWriteAccess"]
+        assert otherwise == {"Ref": "AWS::NoValue"}
+    assert TEMPLATE["Conditions"]["Traced"] == {"Fn::Equals": [{"Ref": "Tracing"}, "Active"]}
+
+
 def test_two_stages_live_in_one_account() -> None:
     named = re.compile(r"^(FunctionName|TopicName|LogGroupName|QueueName)$")
     for name, resource in TEMPLATE["Resources"].items():
