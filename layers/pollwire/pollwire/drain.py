@@ -96,7 +96,7 @@ class Delta:
         self._state = StreamState()
         self._pages = 0
         self._spent: dict[str, int] = {}
-        self._kms_calls = world.sealer.calls
+        self._before = world.tally()
         self._counts = Counts(jobs=1)
         self._counts.provider = connection.provider
 
@@ -110,8 +110,7 @@ class Delta:
         try:
             self._run()
         finally:
-            if calls := self._world.sealer.calls - self._kms_calls:
-                self._counts["kms"] += calls
+            self._counts.update(self._world.tally() - self._before)
             if "" in self._spent:
                 with suppress(PollwireError):
                     wait_s = self._spent[""]
@@ -238,7 +237,6 @@ class Delta:
             # A page that was begun in time may wait for what is left above the time that it needs.
             patience_ms = min(max(self._remaining_ms() - PAGE_MS, TURN_MS_MIN), TURN_MS_MAX)
             self._world.await_turn(self._connection, patience_ms)
-        self._counts["requests"] += 1
         response = self._world.http.fetch(request)
         if response.spent_s:
             self._spent[request.budget] = response.spent_s

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 from pollwire import due, marks
 from pollwire.drain import Delta
@@ -36,12 +36,9 @@ from pollwire.http import SILENT_MIN
 from pollwire.items import Standing
 from pollwire.model import (
     Account,
-    Checking,
     CheckJob,
     Connection,
     DeltaJob,
-    Request,
-    Response,
     Seen,
     Turn,
 )
@@ -114,7 +111,7 @@ def check(world: World, job: CheckJob) -> Counts:
         provider, connection = world.provider(connection), world.paced(connection)
     except Misconfigured as error:
         return Counts({_name(error): 1})
-    counts, kms_calls = Counts(), world.sealer.calls
+    counts, before = Counts(), world.tally()
     counts.provider = connection.provider
     polled = _due_accounts(world, job, connection, provider, now_ms, counts)
     if job.account and polled and not _has_turn(world, connection):
@@ -123,11 +120,10 @@ def check(world: World, job: CheckJob) -> Counts:
 
     # All answers are in before the first write, so that writing holds up no transfer.
     spent: dict[str, int] = {}
-    answers = _answers(world, job, connection, provider, polled, spent, counts)
+    answers = _answers(world, job, connection, provider, polled, spent)
     counts["polled"] += len(polled)
     counts["unchanged"] += sum(answer is polled[key].seen for key, answer in answers)
-    if calls := world.sealer.calls - kms_calls:
-        counts["kms"] += calls
+    counts.update(world.tally() - before)
     if _is_outage(connection, answers):
         counts["outage"] += 1
         asked_s = [one.retry_after_s for _, one in answers if isinstance(one, Retryable)]
@@ -171,15 +167,12 @@ def _answers(
     provider: Provider,
     polled: Mapping[str, _Poll],
     spent: dict[str, int],
-    counts: Counts,
 ) -> list[tuple[str, Seen | PollwireError]]:
     """
     Ask for every account; where all share a token that has to be got, one goes ahead to get it.
 
     Args:
         spent: Gets the seconds that an account was asked to leave its provider alone for.
-
-        counts: Gets the requests that were made for it.
     """
     ends_ms = world.clock() + due.check_s(job) * 1000
     late_s = (world.clock() - job.due_ms) / 1000
@@ -193,10 +186,7 @@ def _answers(
         if spent and world.shares_rate(connection):
             return answers
         answers += world.http.run(
-            (
-                (key, _counted(provider.check(polled[key].account, polled[key].seen), counts))
-                for key in keys
-            ),
+            ((key, provider.check(polled[key].account, polled[key].seen)) for key in keys),
             requests_per_second=due.requests_per_second(
                 connection,
                 world.watch_s(connection),
@@ -209,24 +199,6 @@ def _answers(
             spent=spent,
         )
     return answers
-
-
-def _counted(checking: Checking, counts: Counts) -> Checking:
-    """Count a check's requests, and those that were answered with 304, as they pass."""
-    step: Callable[[Any], Request] = checking.send
-    given: Response | PollwireError | None = None
-    while True:
-        try:
-            request = step(given)
-        except StopIteration as stop:
-            return cast(Seen, stop.value)
-        counts["requests"] += 1
-        try:
-            given, step = (yield request), checking.send
-            if given.status == 304:
-                counts["not_modified"] += 1
-        except PollwireError as error:
-            given, step = error, checking.throw
 
 
 def _gives_way(standing: Standing) -> bool:

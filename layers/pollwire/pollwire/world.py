@@ -93,6 +93,10 @@ class World:
     sleep: Callable[[float], None]
     tokens: dict[tuple[str, str, bytes], Token] = field(default_factory=dict)
 
+    def tally(self) -> Counter[str]:
+        """Count what is paid for so far: requests to providers, calls of KMS."""
+        return Counter({**self.http.tally, "kms": self.sealer.calls})
+
     def provider(self, connection: Connection) -> Provider:
         """
         Look up a connection's provider.
