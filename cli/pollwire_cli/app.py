@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import typer
 
-from pollwire_cli import accounts, connections, status
+from pollwire_cli import accounts, connections, doctor, redrive, status, subscriptions, tail
 
 # A traceback with the values of variables could show a secret.
 app = typer.Typer(
@@ -17,4 +17,8 @@ app = typer.Typer(
 )
 app.add_typer(connections.app, name="connections")
 app.add_typer(accounts.app, name="accounts")
+app.add_typer(subscriptions.app)
+app.add_typer(tail.app)
+app.add_typer(redrive.app)
+app.add_typer(doctor.app)
 app.add_typer(status.app)

@@ -5,7 +5,9 @@ The stack that a command works on, found when it is first needed.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import Any
 
@@ -52,11 +54,23 @@ class Session:
 
     @cached_property
     def state(self) -> Registry:
-        return Registry(self._client("dynamodb"), self._output("StateTableName"))
+        return Registry(self._client("dynamodb"), self.table_name)
 
     @cached_property
     def sealer(self) -> Sealer:
-        return Sealer(self._client("kms"), self._output("KeyArn"), clock)
+        return Sealer(self._client("kms"), self.key_arn, clock)
+
+    @property
+    def table_name(self) -> str:
+        return self._output("StateTableName")
+
+    @property
+    def key_arn(self) -> str:
+        return self._output("KeyArn")
+
+    @cached_property
+    def topic_arn(self) -> str:
+        return self._output("EventsTopicArn")
 
     @cached_property
     def name(self) -> str:
@@ -154,6 +168,15 @@ class Session:
 
     def _client(self, service: str) -> Any:
         return self._boto.client(service, config=AWS)
+
+
+def aws_time(answer: Mapping[str, Any]) -> float:
+    """Say what time it was by AWS's clock when it gave an answer, in seconds since the epoch."""
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    try:
+        return parsedate_to_datetime(headers["date"]).timestamp()
+    except (KeyError, ValueError):
+        return time.time()
 
 
 def provider_of(name: str) -> Provider:

@@ -24,6 +24,7 @@ from pollwire.providers import registered
 from pollwire_cli.command import command
 from pollwire_cli.logs import Logs
 from pollwire_cli.output import document, instant, plain, table
+from pollwire_cli.queues import job_queues
 from pollwire_cli.recent import Told, percentile
 from pollwire_cli.session import Session
 
@@ -284,11 +285,9 @@ def _queues(session: Session, notes: list[str]) -> list[dict[str, Any]]:
 
 
 def _names(stack: str) -> list[str]:
-    providers = registered()
-    streams = [stream for one in providers.values() for stream in one.streams]
-    kinds = [f"checks-{name}" for name in providers] + [f"deltas-{name}.fifo" for name in streams]
-    names = [f"{stack}-{kind}" for kind in kinds] + [f"{stack}-dead-{kind}" for kind in kinds]
-    return names + _optional(stack)
+    jobs = job_queues(stack)
+    dead = [f"{stack}-dead-{name.removeprefix(f'{stack}-')}" for name in jobs]
+    return [*jobs, *dead, *_optional(stack)]
 
 
 def _optional(stack: str) -> list[str]:

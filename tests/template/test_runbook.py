@@ -62,10 +62,8 @@ def test_a_paragraph_says_what_it_means_what_to_do_and_how_to_know_it_worked(nam
 
 def test_the_commands_that_it_names_are_there() -> None:
     known = {" ".join(words) for words in _commands(typer.main.get_command(app), ())}
-    named = {
-        " ".join(found.split())
-        for found in re.findall(r"`pollwire\s+([a-z]+(?:\s+[a-z]+)?)", RUNBOOK)
-    }
+    found = re.findall(r"`pollwire\s+([a-z]+(?:\s+[a-z]+)?)", RUNBOOK)
+    named = {" ".join(words.split()) for words in found}
 
     assert named
     assert named - known == set()

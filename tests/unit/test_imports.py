@@ -52,8 +52,11 @@ COMMAND = sorted((ROOT / "cli/pollwire_cli").glob("*.py"))
 COMMAND_ORDER = [
     {"output", "recent", "secret", "session"},
     {"lines", "logs", "command"},
-    {"importing", "connections", "status"},
-    {"accounts"},
+    {"importing", "connections", "queues"},
+    {"accounts", "subscribers"},
+    {"subscriptions", "deadletters", "status"},
+    {"tail", "redrive", "health"},
+    {"doctor"},
     {"app"},
     {"__main__"},
 ]

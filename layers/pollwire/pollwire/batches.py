@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 
 from pollwire.errors import Malformed, Retryable, describe
 from pollwire.model import CheckJob, DeltaJob
-from pollwire.queues import Queues, read_check, read_delta
+from pollwire.queues import Queues, described, read_check, read_delta
 from pollwire.world import Counts
 
 #: Metrics that are kept by provider or by stream as well, for the charts that show them so: each
@@ -122,11 +122,13 @@ def report(
     failed_ids = {failure["itemIdentifier"] for failure in response["batchItemFailures"]}
     failed = [record for record in event["Records"] if record["messageId"] in failed_ids]
     for record, (_, error, _) in zip(failed, processor.exceptions, strict=True):
+        job = described(record["body"])
         logger.error(
             "failed",
             correlation_id=_correlation_id(record["body"]),
             reason=describe(error),
-            job=record["body"][:500],
+            message_id=record["messageId"],
+            job=job,
         )
         if isinstance(error, Retryable):
             count(metrics, {type(error).__name__.lower(): 1})
