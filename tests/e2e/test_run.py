@@ -23,6 +23,8 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from pollwire.registry import Registry
+from pollwire.secrets import PUSH, Sealer
 from pollwire_cli.app import app
 from typer.testing import CliRunner
 
@@ -33,6 +35,7 @@ from local.page import Page
 from local.processes import Stop
 from local.run import Customer, Follower, Ledger, Stack
 from local.stack import ACCOUNT, PYTHON, REGION, ROOT, SECRET, STACK
+from tests.pushing import TOKEN, told
 
 #: All changes have arrived after 20 to 30 s; a busy machine may take longer.
 ARRIVED_S = 90
@@ -79,6 +82,7 @@ def test_every_change_arrives_once_as_its_event_and_a_filter_lets_its_part_throu
         status = _status(stack, monkeypatch, changes)
         dashboard = stack.client("cloudwatch").get_dashboard(DashboardName=STACK)
         _see_what_operators_see(stack)
+        _notify(stack)
         _see_what_is_refused(stack)
 
     assert not any(_answers(url) for url in _urls(stack))
@@ -208,6 +212,35 @@ def _status(stack: Stack, monkeypatch: pytest.MonkeyPatch, told: Mapping[str, in
         counted = {one["provider"]: one["changes"] for one in found["providers"]}
         if counted == told or time.monotonic() > deadline_s:
             return found
+
+
+def _notify(stack: Stack) -> None:
+    """Somebody without an account at AWS sends a notification; only the provider's is heard."""
+    name, table = "demo-ringcentral", stack.outputs["StateTableName"]
+    sealer = Sealer(stack.client("kms"), stack.outputs["KeyArn"], now_ms)
+    sealed = sealer.seal({"secret": TOKEN}, name, PUSH)
+    Registry(stack.client("dynamodb"), table).set_push_secret(name, sealed)
+
+    assert _post(stack, f"/{name}", {"Verification-Token": "forged"}) == 401
+    assert _post(stack, "/nowhere", {"Verification-Token": TOKEN}) == 404
+    key = {"pk": {"S": f"shard#{name}#0"}, "sk": {"S": RINGCENTRAL}}
+    found = partial(stack.client("dynamodb").get_item, TableName=table, Key=key)
+    assert "pushed_at" not in found()["Item"]
+
+    assert _post(stack, f"/{name}", {"Verification-Token": TOKEN}) == 200
+    assert "pushed_at" in found()["Item"]
+
+
+def _post(stack: Stack, path: str, headers: dict[str, str]) -> int:
+    """Send a notification to the function URL, whose host the emulator knows by its name only."""
+    connection = http.client.HTTPConnection(urlsplit(stack.endpoint).netloc, timeout=30)
+    host = urlsplit(stack.outputs["PushUrl"]).netloc
+    try:
+        body = told(now_ms(), RINGCENTRAL)
+        connection.request("POST", path, body, {**headers, "Host": host})
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 def _see_what_is_refused(stack: Stack) -> None:

@@ -18,6 +18,8 @@ from local.simulators.kirimdev import Kirimdev
 from tests import stack
 from tests.integration.system import ANN, BOB, CAL, SHOP
 from tests.integration.test_crashes import countdown
+from tests.integration.test_push import by_kirimdev, let_push
+from tests.pushing import SECRET
 from tests.template.expand import template
 
 OFFICE = Connection("office", "kirimdev", interval_s=60, slowest_s=60)
@@ -161,6 +163,19 @@ def fall_silent(system):
     system.http.on_request = lambda request: None
 
 
+def notify_wrongly(system):
+    """Have a connection notified of what is not its provider's, cannot be read or not be opened."""
+    inbox = replace(OFFICE, name="inbox")
+    system.connect(inbox)
+    let_push(system, inbox, SECRET)
+    assert by_kirimdev(system, signature="forged")["statusCode"] == 401
+    assert by_kirimdev(system, body="no JSON")["statusCode"] == 400
+    sealed = system.world.sealer.seal({"secret": SECRET}, "inbox", "another")
+    system.registry.set_push_secret("inbox", sealed)
+    system.clock.advance(3_600)
+    assert by_kirimdev(system)["statusCode"] == 503
+
+
 @pytest.fixture
 def seen(ann, capsys):
     """All that is emitted while everything happens that can."""
@@ -182,6 +197,7 @@ def seen(ann, capsys):
     fail_each_way(ann)
     break_what_is_ours(ann)
     fall_silent(ann)
+    notify_wrongly(ann)
     return emitted(capsys)
 
 
@@ -198,7 +214,7 @@ def test_every_metric_of_the_dashboard_and_of_the_alarms_is_really_emitted(seen)
     }
     looked_at = [(name, where) for space, name, where in shown() if space == "Pollwire"]
 
-    assert len(rung) == 12
+    assert len(rung) == 15
     assert rung - seen == set()
     assert len(looked_at) > 30
     for name, where in looked_at:
