@@ -52,8 +52,11 @@ COMMAND = sorted((ROOT / "cli/pollwire_cli").glob("*.py"))
 COMMAND_ORDER = [
     {"output", "secret", "session"},
     {"lines", "command"},
-    {"importing", "connections"},
-    {"accounts"},
+    {"importing", "connections", "queues"},
+    {"accounts", "subscribers"},
+    {"subscriptions", "deadletters"},
+    {"tail", "redrive", "health"},
+    {"doctor"},
     {"app"},
     {"__main__"},
 ]
