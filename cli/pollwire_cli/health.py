@@ -259,7 +259,7 @@ def version(session: Session) -> Said:
 def functions(session: Session) -> Said:
     """Are all functions there, and able to run?"""
     names, wrong = function_names(session.name), []
-    if session.push_url():
+    if any(one["OutputKey"] == "PushUrl" for one in session.described.get("Outputs", [])):
         names.append(f"{session.name}-push")
     client = session.client("lambda")
     for name in names:
@@ -286,7 +286,7 @@ def _complaints(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def function_names(name: str) -> list[str]:
-    """Name a stack's functions, but for the one that takes notifications."""
+    """Name the functions that every stack has; those of queues come after the first."""
     workers = [one.removesuffix(".fifo").removeprefix(name) for one in job_queues(name)]
     stages = (("-checks-", "-check-"), ("-deltas-", "-delta-"))
     named = [one.replace(*stage) for stage in stages for one in workers if one.startswith(stage[0])]
