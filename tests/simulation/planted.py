@@ -386,7 +386,8 @@ class Later(Run):
 
 
 _WRITE = (
-    "self._commit(replace(next_state, outbox=tuple(events), seq=seq), records)\n"
+    "next_state = replace(next_state, outbox=tuple(events), seq=seq, told_ms=told_ms)\n"
+    "        self._commit(next_state, records)\n"
     "        self._publish_outbox()"
 )
 _PUBLISH = "self._counts['events'] += self._world.topic.publish(events)"
@@ -958,7 +959,7 @@ CONTENT: dict[str, Plant] = {
             edit(
                 _DELTA,
                 "_write",
-                ("self._state.seq + len(events)", "self._state.seq + len(events) + 1"),
+                ("seq = max([self._state.seq,", "seq = len(events) + max([self._state.seq,"),
             ),
         ),
     ),

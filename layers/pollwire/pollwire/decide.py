@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from pollwire.events import digest
-from pollwire.model import Change, Record, Row, Start, Stream
+from pollwire.model import Change, Record, Repeat, Row, Start, Stream
 
 #: So many rows may be missing from a full listing at once, or this share of all, and be believed at
 #: the second sighting. More than that looks like an outage, and is believed after an hour only.
@@ -36,12 +36,15 @@ class Decision:
         unsettled: Something was seen that must be seen again before it is believed.
 
         held: Rows missing from a full listing, too many at once to be believed yet.
+
+        repeats: What was told before and is to be told again; no news.
     """
 
     changes: tuple[Change, ...] = ()
     records: Mapping[str, Record] = field(default_factory=dict)
     unsettled: bool = False
     held: int = 0
+    repeats: tuple[Repeat, ...] = ()
 
     def joined(self, other: Decision) -> Decision:
         """Join two decisions; where both are about one record, this one stands."""
@@ -50,6 +53,7 @@ class Decision:
             {**other.records, **self.records},
             self.unsettled or other.unsettled,
             self.held + other.held,
+            self.repeats + other.repeats,
         )
 
 
@@ -116,7 +120,7 @@ def decide(
         else:
             kind = _kind(old, row, mode)
             rev = (old.rev if old else 0) + bool(kind)
-            written[row.id] = _record(row, content, rev)
+            written[row.id] = _record(row, content, rev, None if kind else old)
             if kind:
                 changes.append(Change(kind, row, content, rev))
     return Decision(tuple(changes), written, unsettled)
@@ -152,6 +156,66 @@ def decide_missing(
             written[record.id] = replace(record, gone=True, missing_ms=0, rev=change.rev)
     unsettled = len(absent) > len(changes)
     return Decision(tuple(changes), written, unsettled, len(absent) - len(changes) if mass else 0)
+
+
+def told(record: Record) -> tuple[str, int, int]:
+    """
+    Name the last change that was told of a record: its kind, sequence and instant.
+
+    An older version wrote none of that down. Then the kind is what it most likely was, the instant
+    is the record's own, and the sequence is none above the true one.
+
+    Returns:
+        The kind is empty if nothing was told, or if what was told is not known any more.
+    """
+    if record.told_ms or not record.rev:
+        return record.told, record.sequence, record.told_ms
+    kind = "created" if record.rev == 1 else "updated"
+    return "deleted" if record.gone else kind, record.rev, record.at_ms
+
+
+def is_told(record: Record, since_ms: int, until_ms: int | None = None) -> bool:
+    """Tell whether the last change of a record was told at an instant or later, before another."""
+    kind, _, at_ms = told(record)
+    return bool(kind) and since_ms <= at_ms and (until_ms is None or at_ms < until_ms)
+
+
+def decide_again(
+    rows: Iterable[Row],
+    records: Mapping[str, Record],
+    stream: Stream,
+    since_ms: int,
+    *,
+    deletions: bool,
+) -> Decision:
+    """
+    Find what was told since an instant and is so still, to be told again under the same ids.
+
+    A row that differs from its record is not: it is told as the change that it is. Nor is one that
+    is not listed, unless it was deleted: that can be told by its record alone.
+
+    Args:
+        records: Those of the rows, or all.
+
+        deletions: Tell deletions again, of all records; else none, as another part does.
+    """
+    same = {
+        row.id: row
+        for row, old in _beside(_latest(rows), records)
+        if old and _same(old, row, digest(row, stream.volatile))
+    }
+    repeats = []
+    for record in records.values():
+        row = same.get(record.id)
+        if record.gone:
+            row = (row or _vanished(record)) if deletions else None
+        if row and is_told(record, since_ms):
+            kind, sequence, decided_ms = told(record)
+            change = Change(kind, row, record.digest, record.rev)
+            repeats.append(Repeat(change, sequence, decided_ms))
+    repeats.sort(key=lambda one: (one.sequence, one.change.row.id))
+    written = {one.change.row.id: records[one.change.row.id] for one in repeats}
+    return Decision(records=written, repeats=tuple(repeats))
 
 
 def _latest(rows: Iterable[Row]) -> list[Row]:
@@ -206,7 +270,14 @@ def _beside(
             yield row, old
 
 
-def _record(row: Row, content: str, rev: int) -> Record:
+def _record(row: Row, content: str, rev: int, untold: Record | None) -> Record:
+    """
+    Record a row.
+
+    Args:
+        untold: The record before, if nothing is told of what it becomes. What was told of it then
+            is not what it is now, so that it cannot be told again.
+    """
     return Record(
         id=row.id,
         rev=rev,
@@ -219,11 +290,18 @@ def _record(row: Row, content: str, rev: int) -> Record:
         extension=row.extension,
         rank=row.rank,
         keep=row.keep,
+        told_ms=untold.told_ms if untold else 0,
+        sequence=untold.sequence if untold else 0,
     )
 
 
 def _deletion(record: Record) -> Change:
-    row = Row(
+    return Change("deleted", _vanished(record), record.digest, record.rev + 1)
+
+
+def _vanished(record: Record) -> Row:
+    """Write the row of a thing that is not listed any more, with what is known of it."""
+    return Row(
         id=record.id,
         updated_at=record.updated_at,
         at_ms=record.at_ms,
@@ -233,4 +311,3 @@ def _deletion(record: Record) -> Change:
         direction=record.direction,
         extension=record.extension,
     )
-    return Change("deleted", row, record.digest, record.rev + 1)

@@ -27,6 +27,7 @@ from pollwire.items import Drain, Standing, StreamState, event_chunks
 from pollwire.model import (
     NOTHING,
     Account,
+    Change,
     Connection,
     DeltaJob,
     Event,
@@ -181,6 +182,8 @@ class Delta:
             if repeats > REPEATS_MAX and not page.steps:
                 self._write_part(drain, pages)
                 self._commit(replace(self._state, drain=None))
+                # What it has told again it would tell at every try.
+                self._settle_replays(drain)
                 raise Malformed("the list repeats its pages: it has no end")
             told |= versions
             if not page.resume:
@@ -244,24 +247,40 @@ class Delta:
         start = decide.start(state.reached_ms, state.previous_ms, state.place, self._stream)
         if full:
             start = Start()
-        return Drain(mode, start.since_ms, start.cursor, "", 0, now_ms, full=full)
+        # Not those of a job that another one has answered meanwhile.
+        asked = (one for one in self._job.pending if one in self._standing.pending)
+        replays = tuple(one for one in asked if marks.replayed_ms(one) is not None)
+        return Drain(mode, start.since_ms, start.cursor, "", 0, now_ms, full=full, replays=replays)
 
     def _write_part(self, drain: Drain, pages: list[Page]) -> Drain:
         """Decide some pages before the last; return the drain as it stands then."""
         records = self._records(pages)
         decision = self._decide(pages, drain.mode, records)
-        drain = _noted(drain, decision)
+        again = self._repeated(drain, pages, records, deletions=False)
+        drain = _noted(drain, decision, again)
+        decision = decision.joined(again)
         self._write(decision, self._bad_rows(pages), replace(self._state, drain=drain))
         return drain
+
+    def _repeated(
+        self, drain: Drain, pages: list[Page], records: Mapping[str, Record], *, deletions: bool
+    ) -> decide.Decision:
+        """Find what is to be told again, if that is asked for."""
+        since_ms = _since_ms(drain)
+        if since_ms is None:
+            return decide.Decision()
+        rows = [row for page in pages for row in page.rows]
+        return decide.decide_again(rows, records, self._stream, since_ms, deletions=deletions)
 
     def _finish(
         self, drain: Drain, pages: list[Page], cursor: str, listed: set[str] | None
     ) -> bool:
         """Decide the last pages and move the cursor; tell whether it has to be done again."""
-        whole = listed is not None
+        whole = listed is not None or bool(drain.replays)
         records = self._world.state.all_records(self._job) if whole else self._records(pages)
         decision = self._decide(pages, drain.mode, records)
-        drain = _noted(drain, decision)
+        again = self._repeated(drain, pages, records, deletions=True)
+        drain = _noted(drain, decision, again)
         state = replace(self._state, drained_ms=drain.began_ms, drain=None)
         # A listing that may lack something shows no deletion: the place before it still does.
         place = state.place or cursor if drain.full and listed is None else cursor or state.place
@@ -276,11 +295,13 @@ class Delta:
         if drain.full:
             state = replace(state, reconciled_ms=drain.began_ms)
         missing = decide.Decision()
-        if listed is not None:
+        if listed is not None and (self._stream.snapshot or self._stream.reconcile_s):
             missing = decide.decide_missing(listed, records, self._stream, drain.began_ms)
             self._counts["held"] += missing.held
-        self._ask_again(missing, drain.news)
-        self._write(decision.joined(missing), self._bad_rows(pages), state)
+        self._ask_again(missing, drain)
+        self._write(decision.joined(missing).joined(again), self._bad_rows(pages), state)
+        self._count_unlisted(drain, records, decision)
+        self._settle_replays(drain)
         if drain.full and self._stream.reconcile_s:
             self._world.state.note_listed(self._job, drain.began_ms)
         self._unwatch(pages)
@@ -288,19 +309,18 @@ class Delta:
         # next check: that would see nothing. So a mark goes with a drain that finds nothing new.
         return drain.unsettled or missing.unsettled or drain.news
 
-    def _ask_again(self, missing: decide.Decision, news: bool) -> None:
+    def _ask_again(self, missing: decide.Decision, drain: Drain) -> None:
         """
-        Have the stream listed once more: a deletion is believed at the second sighting.
+        Have the stream listed once more: a deletion is believed at the second sighting, and what
+        differed from what was known, though no mark may have said so, may differ again.
 
         Too many at once wait for the next time it is due: that is no reason to list all the time.
-
-        Args:
-            news: Something differed from what was known, though no mark may have said so.
         """
-        pending = self._job.pending
+        # What this drain answers for good does not bring another one.
+        pending = [one for one in self._job.pending if one not in drain.replays]
         is_asked = bool(pending) if self._stream.snapshot else marks.asks_for_all(pending)
         wanted = missing.unsettled and not missing.held and not is_asked
-        if wanted or (news and not pending):
+        if wanted or (drain.news and not pending):
             again = marks.element(self._job.stream, marks.FULL, self._world.clock())
             self._world.state.ask_again(self._job, again)
 
@@ -344,17 +364,25 @@ class Delta:
         chunks = list(event_chunks(self._pairs(decision), PUTS_MAX)) or [([], [])]
         for number, (events, records) in enumerate(chunks, start=1):
             next_state = after if number == len(chunks) else self._state
-            seq = self._state.seq + len(events)
-            self._commit(replace(next_state, outbox=tuple(events), seq=seq), records)
+            # Those of what is told again are not above the last.
+            seq = max([self._state.seq, *(record.sequence for record in records)])
+            told_ms = max([self._state.told_ms, *(record.told_ms for record in records)])
+            next_state = replace(next_state, outbox=tuple(events), seq=seq, told_ms=told_ms)
+            self._commit(next_state, records)
             self._publish_outbox()
 
     def _pairs(self, decision: decide.Decision) -> Iterator[tuple[Event | None, Record]]:
         decided_ms = self._world.clock()
         told = set()
+        for one in decision.repeats:
+            told.add(one.change.row.id)
+            event = self._composer.event(one.change, one.sequence, one.decided_ms)
+            yield event, decision.records[one.change.row.id]
+            self._counts["repeated"] += 1
         for sequence, change in enumerate(decision.changes, start=self._state.seq + 1):
             told.add(change.row.id)
             event = self._composer.event(change, sequence, decided_ms)
-            yield event, decision.records[change.row.id]
+            yield event, _told(decision.records[change.row.id], change, sequence, decided_ms)
             self._counts[change.kind] += 1
         for identity, record in decision.records.items():
             if identity not in told:
@@ -372,6 +400,26 @@ class Delta:
         bad_rows: Mapping[str, str] = NOTHING,
     ) -> None:
         self._state = self._world.state.commit(self._job, self._state, new, records or [], bad_rows)
+
+    def _count_unlisted(
+        self, drain: Drain, records: Mapping[str, Record], decision: decide.Decision
+    ) -> None:
+        """Count what was to be told again and cannot be: it is not listed, or not as it was."""
+        since_ms = _since_ms(drain)
+        if since_ms is None:
+            return
+        changed = {change.row.id for change in decision.changes}
+        asked = sum(
+            decide.is_told(record, since_ms, drain.began_ms)
+            for identity, record in records.items()
+            if identity not in changed
+        )
+        self._counts["unrepeated"] += max(asked - drain.repeated, 0)
+
+    def _settle_replays(self, drain: Drain) -> None:
+        """Take away what asked for events to be told again: they are, once."""
+        if drain.replays:
+            self._world.state.settle(self._job, drain.replays)
 
     def _settle(self, before_ms: int) -> None:
         """
@@ -391,9 +439,24 @@ class Delta:
             self._world.state.settle(self._job, done)
 
 
-def _noted(drain: Drain, decision: decide.Decision) -> Drain:
-    unsettled = drain.unsettled or decision.unsettled
-    return replace(drain, unsettled=unsettled, news=drain.news or bool(decision.records))
+def _noted(drain: Drain, decision: decide.Decision, again: decide.Decision) -> Drain:
+    return replace(
+        drain,
+        unsettled=drain.unsettled or decision.unsettled,
+        news=drain.news or bool(decision.records),
+        repeated=drain.repeated + len(again.repeats),
+    )
+
+
+def _since_ms(drain: Drain) -> int | None:
+    """Say since when what was told is to be told again: the earliest that is asked for."""
+    asked = map(marks.replayed_ms, drain.replays)
+    return min((one for one in asked if one is not None), default=None)
+
+
+def _told(record: Record, change: Change, sequence: int, decided_ms: int) -> Record:
+    """Write down of a record what was told of it, so that it can be told again."""
+    return replace(record, told=change.kind, told_ms=decided_ms, sequence=sequence)
 
 
 def _listed(listed: set[str], page: Page) -> set[str] | None:

@@ -9,7 +9,7 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final, TypeVar
 
 from pollwire.model import NOTHING, Connection, Event, Record
@@ -158,6 +158,10 @@ class Drain:
         pages: How many there were so far.
 
         news: Something differed from what was known.
+
+        replays: Elements of the pending set that ask for events to be told again, which it does.
+
+        repeated: How many were told again so far.
     """
 
     mode: str
@@ -170,6 +174,8 @@ class Drain:
     full: bool = False
     pages: int = 0
     news: bool = False
+    replays: tuple[str, ...] = ()
+    repeated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +198,8 @@ class StreamState:
 
         seq: Number of the last event.
 
+        told_ms: When the last change was decided, our clock; 0 if there was none.
+
         reconciled_ms: When the last drain of everything began, our clock.
 
         failures: Deltas in a row that failed.
@@ -210,6 +218,7 @@ class StreamState:
     reconciled_ms: int = 0
     failures: int = 0
     not_before_ms: int = 0
+    told_ms: int = 0
 
 
 def listed_name(stream: str) -> str:
@@ -389,6 +398,7 @@ def read_stream(item: Item) -> StreamState:
         seq=_read_int(item, "seq"),
         failures=_read_int(item, "failures"),
         not_before_ms=_read_int(item, "not_before"),
+        told_ms=_read_int(item, "told_at"),
     )
 
 
@@ -402,6 +412,7 @@ def cursor_update(table: str, pk: str, old: StreamState, new: StreamState) -> di
         "drained_at": number(new.drained_ms),
         "reconciled_at": number(new.reconciled_ms),
         "seq": number(new.seq),
+        "told_at": number(new.told_ms),
     }
     if new.drain:
         values["drain"] = text(json.dumps(asdict(new.drain)))
@@ -435,7 +446,8 @@ def _unpack_events(packed: bytes) -> tuple[Event, ...]:
 def _read_drain(item: Item) -> Drain | None:
     """Read a drain; one that cannot be read begins anew, from the cursor."""
     try:
-        return _known(Drain, json.loads(item["drain"]["S"]))
+        drain = _known(Drain, json.loads(item["drain"]["S"]))
+        return replace(drain, replays=tuple(drain.replays))
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 
@@ -462,6 +474,9 @@ def read_record(item: Item) -> Record:
         extension=_read_text(item, "extension"),
         rank=_read_int(item, "grade"),
         keep=_read_map(item, "keep"),
+        told=_read_text(item, "told"),
+        told_ms=_read_int(item, "told_at"),
+        sequence=_read_int(item, "told_seq"),
     )
 
 
@@ -476,6 +491,7 @@ def record_item(record: Record) -> dict[str, Any]:
         "extension": record.extension,
         "keep": json.dumps(dict(record.keep)) if record.keep else "",
         "full_id": "" if record_sk(record.id) == f"r#{record.id}" else record.id,
+        "told": record.told,
     }
     numbers = {
         "rev": record.rev,
@@ -483,6 +499,8 @@ def record_item(record: Record) -> dict[str, Any]:
         "missing_at": record.missing_ms,
         "back_at": record.back_ms,
         "grade": record.rank,
+        "told_at": record.told_ms,
+        "told_seq": record.sequence,
     }
     item: dict[str, Any] = {name: text(value) for name, value in texts.items() if value}
     item |= {name: number(value) for name, value in numbers.items() if value}

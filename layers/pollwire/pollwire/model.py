@@ -624,6 +624,13 @@ class Record:
         rank: As :attr:`Row.rank`.
 
         keep: As :attr:`Row.keep`.
+
+        told: The kind of the last change that was told of it, as :attr:`Change.kind`; empty if
+            nothing was, or if what was told then is not known any more.
+
+        told_ms: When that was decided, our clock; 0 if nothing was told, or by an older version.
+
+        sequence: The number of its event; likewise.
     """
 
     id: str
@@ -640,6 +647,9 @@ class Record:
     extension: str = ""
     rank: int = 0
     keep: Mapping[str, Any] = field(default_factory=_nothing, repr=False)
+    told: str = ""
+    told_ms: int = 0
+    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -657,6 +667,22 @@ class Change:
     row: Row
     digest: str
     rev: int
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """
+    A change that was told before and is to be told once more, as it was.
+
+    Attributes:
+        sequence: Its number within the account's stream.
+
+        decided_ms: The instant of the decision, our clock.
+    """
+
+    change: Change
+    sequence: int
+    decided_ms: int
 
 
 @dataclass(frozen=True, slots=True)

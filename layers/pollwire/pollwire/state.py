@@ -12,9 +12,10 @@ One DynamoDB table.
     rate#<connection>        *          next_at
     stream#<connection>#<account>#<stream>
                              cursor     version, reached, previous, place, drain, outbox,
-                                        seq, drained_at, reconciled_at, trouble, trouble_at,
-                                        failures, not_before
-                             r#<id>     rev, digest, updated_at, at_ms, gone, missing_at, ...
+                                        seq, told_at, drained_at, reconciled_at, trouble,
+                                        trouble_at, failures, not_before
+                             r#<id>     rev, digest, updated_at, at_ms, gone, missing_at,
+                                        told, told_at, told_seq, ...
                              q#<key>    reason, seen_at: a row that cannot be read
 
 Instants are numbers of milliseconds. No attribute bears one of DynamoDB's reserved words, so that
