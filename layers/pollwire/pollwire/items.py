@@ -134,6 +134,30 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamListing:
+    """
+    A stream of an account as it is shown to an operator.
+
+    Attributes:
+        state: ``None`` if it cannot be read.
+
+        trouble: Why its last delta failed; empty if it has not failed since.
+
+        trouble_ms: When that was; 0 for never.
+
+        records: How many are known, deleted ones included; no more than were counted.
+
+        bad_rows: Reasons of the rows that could not be read, by key; no more than were counted.
+    """
+
+    state: StreamState | None
+    trouble: str = ""
+    trouble_ms: int = 0
+    records: int = 0
+    bad_rows: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """
     A delta that is not through yet.
@@ -400,6 +424,15 @@ def read_stream(item: Item) -> StreamState:
         not_before_ms=_read_int(item, "not_before"),
         told_ms=_read_int(item, "told_at"),
     )
+
+
+def read_stream_listing(item: Item, records: int, bad_rows: Mapping[str, str]) -> StreamListing:
+    """Read a stream for an operator, who is to see that one cannot be read."""
+    state = None
+    with suppress(KeyError, ValueError, TypeError, AttributeError, zlib.error):
+        state = read_stream(item)
+    trouble, trouble_ms = _read_text(item, "trouble"), _read_int(item, "trouble_at")
+    return StreamListing(state, trouble, trouble_ms, records, bad_rows)
 
 
 def cursor_update(table: str, pk: str, old: StreamState, new: StreamState) -> dict[str, Any]:

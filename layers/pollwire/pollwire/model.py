@@ -338,6 +338,8 @@ class Stream:
 
         watch_s: Seconds between two looks at the ids that are watched, if the checks of a
             connection are further apart than that; 0 for a stream that has no such.
+
+        watch_id: What an id that can be watched looks like: a regular expression.
     """
 
     overlap_s: int = 60
@@ -351,6 +353,7 @@ class Stream:
     volatile: frozenset[str] = frozenset()
     guarded: bool = True
     watch_s: int = 0
+    watch_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
