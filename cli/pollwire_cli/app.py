@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import typer
 
-from pollwire_cli import accounts, connections
+from pollwire_cli import accounts, connections, orders, streams
 
 # A traceback with the values of variables could show a secret.
 app = typer.Typer(
@@ -17,3 +17,5 @@ app = typer.Typer(
 )
 app.add_typer(connections.app, name="connections")
 app.add_typer(accounts.app, name="accounts")
+app.add_typer(streams.app, name="streams")
+app.add_typer(orders.app)

@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 from pollwire.errors import Misconfigured
 from pollwire.model import NAME, Connection
 from pollwire.providers import Provider, registered
+from pollwire.queues import Queues
 from pollwire.registry import Registry
 from pollwire.secrets import Sealer
 from pollwire.wiring import clock
@@ -56,6 +57,11 @@ class Session:
     @cached_property
     def sealer(self) -> Sealer:
         return Sealer(self._client("kms"), self._output("KeyArn"), clock)
+
+    @cached_property
+    def queues(self) -> Queues:
+        """The queues of checks; nobody but a check queues a delta job."""
+        return Queues(self._client("sqs"), self._output("ChecksQueueUrl"), "")
 
     def connection(self, name: str) -> Connection:
         """

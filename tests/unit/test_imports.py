@@ -53,7 +53,9 @@ COMMAND_ORDER = [
     {"output", "secret", "session"},
     {"lines", "command"},
     {"importing", "connections"},
-    {"accounts"},
+    {"accounts", "stuck"},
+    {"streams"},
+    {"orders"},
     {"app"},
     {"__main__"},
 ]
