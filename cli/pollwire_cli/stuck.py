@@ -110,8 +110,8 @@ def _of_stream(facts: Facts, state: StreamState) -> str:
 def _of_work(facts: Facts, state: StreamState) -> str:
     if state.outbox:
         return (
-            f"{len(state.outbox)} events are decided and not published: if that lasts, a job waits "
-            "or failed; see the stream's queue and its dead letters"
+            f"decided and not published yet: {len(state.outbox)}; if that lasts, a job waits or "
+            "failed: see the stream's queue and its dead letters"
         )
     if state.drain:
         return (
