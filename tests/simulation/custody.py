@@ -190,7 +190,7 @@ def _is_own(process: Process, pk: str, sk: str) -> bool:
     kind, _, rest = pk.partition("#")
     if kind == "shard" and _may_lie(rest, job.connection, sk):
         # Where shards were split an account may still lie in one before.
-        return sk == getattr(job, "account", sk)
+        return sk == (job.account or sk)  # A check of a shard names no account.
     if isinstance(job, DeltaJob):
         own = {
             "stream": (f"{job.connection}#{job.account}#{job.stream}", {sk}),
