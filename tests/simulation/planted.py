@@ -713,7 +713,7 @@ DELETIONS: dict[str, Plant] = {
     ),
     "tombstone_ignored": Plant(
         "What a provider lists as deleted is passed over.",
-        (edit(decide, "_kind", ('return "" if silent else "deleted"', 'return ""')),),
+        (edit(decide, "_kind", ('return "deleted" if old or', 'return "" if old or')),),
         quiet("youmail", minutes=5, mutations=10),
         where=(youmail_of("entry"), put(upstream.OfYouMail, "operations", _trash_or_restore)),
     ),
@@ -1052,6 +1052,42 @@ PLATFORM: dict[str, Plant] = {
 #: How long to wait after a failure.
 _WAIT = "min(interval_s * 2.0 ** min(failures - 1, 10), BACKOFF_S_MAX)"
 
+
+def replayed(*names: str) -> Callable[[int], Scenario]:
+    """Have everything told again."""
+    return quiet(*names, replays=True, minutes=3)
+
+
+REPLAYS: dict[str, Plant] = {
+    "replay_forgotten": Plant(
+        "An order to tell events again goes with a drain that does not tell them.",
+        (edit(_DELTA, "_repeated", ("if since_ms is None or is_endless:", "if True:")),),
+        replayed("youmail", "kirimdev"),
+    ),
+    "replay_under_other_ids": Plant(
+        "What is told again is told as one more revision.",
+        (
+            edit(
+                decide,
+                "decide_again",
+                ("record.digest, record.rev)", "record.digest, record.rev + 1)"),
+            ),
+        ),
+        replayed("youmail", "ringcentral"),
+    ),
+    "replay_counted": Plant(
+        "What is told again takes numbers of the sequence.",
+        (edit(_DELTA, "_write", ("record.sequence for record", "record.sequence + 1 for record")),),
+        replayed("youmail", "intelli"),
+    ),
+    "replay_without_deletions": Plant(
+        "Deletions are not told again.",
+        (edit(_DELTA, "_finish", ("records, deletions=True)", "records, deletions=False)")),),
+        replayed("youmail"),
+        where=(youmail_of("entry"), put(upstream.OfYouMail, "operations", _trash_or_restore)),
+    ),
+}
+
 WAITING: dict[str, Plant] = {
     "retry_after_ignored": Plant(
         "Retry-After is not heeded.",
@@ -1169,5 +1205,5 @@ WAITING: dict[str, Plant] = {
 
 PLANTS: dict[str, Plant] = {
     **OUTBOX, **CURSOR, **MARKS, **DELETIONS, **ACCOUNTS, **OTHERS, **CUSTODY, **CONTENT,
-    **PLATFORM, **WAITING,
+    **PLATFORM, **WAITING, **REPLAYS,
 }  # fmt: skip

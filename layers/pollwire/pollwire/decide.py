@@ -108,9 +108,9 @@ def decide(
     unsettled = False
     for row, old in _beside(_latest(rows), records):
         content = digest(row, stream.volatile)
-        if old and _same(old, row, content):
-            if old.missing_ms or old.back_ms:
-                written[row.id] = replace(old, missing_ms=0, back_digest="", back_ms=0)
+        if old and (seen := _seen_again(old, row, content)):
+            if seen != old:
+                written[row.id] = seen
         elif old and _is_doubtful(old, row, content, stream, now_ms):
             unsettled = True
             back_ms = old.back_ms if old.back_digest == content else now_ms
@@ -120,7 +120,7 @@ def decide(
         else:
             kind = _kind(old, row, mode)
             rev = (old.rev if old else 0) + bool(kind)
-            written[row.id] = _record(row, content, rev, None if kind else old)
+            written[row.id] = _record(row, content, rev)
             if kind:
                 changes.append(Change(kind, row, content, rev))
     return Decision(tuple(changes), written, unsettled)
@@ -166,7 +166,7 @@ def told(record: Record) -> tuple[str, int, int]:
     is the record's own, and the sequence is none above the true one.
 
     Returns:
-        The kind is empty if nothing was told, or if what was told is not known any more.
+        The kind is empty if nothing was told.
     """
     if record.told_ms or not record.rev:
         return record.told, record.sequence, record.told_ms
@@ -231,6 +231,18 @@ def _same(old: Record, row: Row, content: str) -> bool:
     return (old.digest, old.updated_at, old.gone) == (content, row.updated_at, row.deleted)
 
 
+def _seen_again(old: Record, row: Row, content: str) -> Record | None:
+    """
+    Record that a thing is as it was, or still gone; ``None`` if it differs.
+
+    Of a deletion is kept what was told, so that it can be told again, whatever else is said now.
+    """
+    seen = replace(old, missing_ms=0, back_digest="", back_ms=0)
+    if old.gone and row.deleted:
+        return replace(seen, at_ms=max(old.at_ms, row.at_ms), rank=row.rank)
+    return seen if _same(old, row, content) else None
+
+
 def _is_doubtful(old: Record, row: Row, content: str, stream: Stream, now_ms: int) -> bool:
     """Tell whether a row is older than what we know, and was not seen so for long enough."""
     if not 0 < row.at_ms < old.at_ms or row.rank > old.rank:
@@ -244,8 +256,7 @@ def _kind(old: Record | None, row: Row, mode: str) -> str:
         return ""
     if row.deleted:
         # What was deleted before we ever looked is no news, nor is an id and nothing else.
-        silent = old.gone if old else mode == BACKFILL or not row.at_ms
-        return "" if silent else "deleted"
+        return "deleted" if old or (mode != BACKFILL and row.at_ms) else ""
     return "updated" if old and not old.gone else "created"
 
 
@@ -270,14 +281,7 @@ def _beside(
             yield row, old
 
 
-def _record(row: Row, content: str, rev: int, untold: Record | None) -> Record:
-    """
-    Record a row.
-
-    Args:
-        untold: The record before, if nothing is told of what it becomes. What was told of it then
-            is not what it is now, so that it cannot be told again.
-    """
+def _record(row: Row, content: str, rev: int) -> Record:
     return Record(
         id=row.id,
         rev=rev,
@@ -290,8 +294,6 @@ def _record(row: Row, content: str, rev: int, untold: Record | None) -> Record:
         extension=row.extension,
         rank=row.rank,
         keep=row.keep,
-        told_ms=untold.told_ms if untold else 0,
-        sequence=untold.sequence if untold else 0,
     )
 
 

@@ -268,7 +268,8 @@ class Delta:
         """Find what is to be told again, if that is asked for."""
         since_ms = _since_ms(drain)
         # Rows move, and some are listed twice. So many are not: the list has no end.
-        if since_ms is None or drain.repeated > 2 * self._state.seq:
+        is_endless = drain.repeated > 2 * self._state.seq and not any(one.steps for one in pages)
+        if since_ms is None or is_endless:
             return decide.Decision()
         rows = [row for page in pages for row in page.rows]
         return decide.decide_again(rows, records, self._stream, since_ms, deletions=deletions)

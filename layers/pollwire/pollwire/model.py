@@ -629,9 +629,9 @@ class Record:
         keep: As :attr:`Row.keep`.
 
         told: The kind of the last change that was told of it, as :attr:`Change.kind`; empty if
-            nothing was, or if what was told then is not known any more.
+            nothing was, or if an older version told it.
 
-        told_ms: When that was decided, our clock; 0 if nothing was told, or by an older version.
+        told_ms: When that was decided, our clock; likewise 0.
 
         sequence: The number of its event; likewise.
     """
