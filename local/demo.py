@@ -13,12 +13,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, Final
 
+from pollwire.items import Listing
 from pollwire.model import Connection, DeltaJob
 from pollwire.providers import registered
 from pollwire.registry import Registry
 from pollwire.secrets import Sealer
 from pollwire.state import shard_of
 
+from local.board import Accounts
 from local.ledger import Ledger, Made
 from local.processes import Failed, Stop
 from local.simulators import intelli, kirimdev, youmail
@@ -91,6 +93,18 @@ class Customer:
         ends_ms = now_ms() + WATCH_MS
         self._registry.watch(self.connections[provider], account, identity, ends_ms)
 
+    def accounts(self) -> dict[str, Accounts]:
+        """Count all accounts by provider, whoever registered them."""
+        counts: dict[str, Accounts] = {}
+        connections, _ = self._registry.connections()
+        for one in connections:
+            paused = one.paused_until_ms > now_ms()
+            standing = counts.setdefault(one.provider, Accounts())
+            counts[one.provider] = sum(
+                (_count(listing, paused) for listing in self._registry.accounts(one)), standing
+            )
+        return counts
+
     def await_baseline(self, stop: Stop) -> None:
         """
         Wait until what there was before has been recorded in every stream.
@@ -136,6 +150,13 @@ class Customer:
             if stream.baseline
         )
         return all(self._registry.stream(job).drained_ms for job in jobs)
+
+
+def _count(one: Listing, paused: bool) -> Accounts:
+    standing = one.standing
+    if standing is None:  # It cannot be read, and so not be polled.
+        return Accounts(1, int(paused), 1)
+    return Accounts(1, int(paused or standing.paused), int(standing.failures > 0))
 
 
 def _all_accounts() -> Iterator[tuple[str, str]]:
@@ -279,7 +300,9 @@ class Activity:
         for stream, kind, identity, _, account in journal[self._journaled[provider] :]:
             # A voicemail is a call, too: two entities, and only the first one is asked for.
             fields = shows if stream != "history" else None
-            self._ledger.made(Made((account, stream, identity), kind, at_ms, fields or {}))
+            self._ledger.made(
+                Made((account, stream, identity), kind, at_ms, fields or {}, provider)
+            )
             self._say(f"{account}: {stream} {kind} {identity} ({call.replace('_', ' ')})")
         self._journaled[provider] = len(journal)
         return str(result)

@@ -6,7 +6,16 @@ from __future__ import annotations
 
 import typer
 
-from pollwire_cli import accounts, connections, orders, streams
+from pollwire_cli import (
+    accounts,
+    connections,
+    doctor,
+    orders,
+    redrive,
+    streams,
+    subscriptions,
+    tail,
+)
 
 # A traceback with the values of variables could show a secret.
 app = typer.Typer(
@@ -19,3 +28,7 @@ app.add_typer(connections.app, name="connections")
 app.add_typer(accounts.app, name="accounts")
 app.add_typer(streams.app, name="streams")
 app.add_typer(orders.app)
+app.add_typer(subscriptions.app)
+app.add_typer(tail.app)
+app.add_typer(redrive.app)
+app.add_typer(doctor.app)

@@ -161,6 +161,12 @@ def test_these_are_the_commands():
         ("replay",),
         ("streams", "show"),
         ("watch",),
+        ("doctor",),
+        ("redrive",),
+        ("subscribe",),
+        ("subscriptions",),
+        ("tail",),
+        ("unsubscribe",),
     }
 
 
@@ -192,4 +198,4 @@ def test_a_reason_is_one_line(operator, monkeypatch):
 
     monkeypatch.setattr(Session, "state", property(failing))
 
-    assert operator.refused("connections", "list") == "pollwire: first second?[1m"
+    assert operator.refused("connections", "list") == "pollwire: first second\\x1b[1m"

@@ -36,7 +36,7 @@ from pollwire.wiring import Settings
 from pollwire.world import World as Pollwire
 
 from tests.integration.system import Http
-from tests.simulation.deployed import fires, mapping_needs, schedule_needs
+from tests.simulation.deployed import fires, log_needs, mapping_needs, schedule_needs
 from tests.simulation.specs import FunctionSpec
 from tests.simulation.world import POISON, Broken, Process, World
 from tests.stack import ROOT
@@ -272,6 +272,7 @@ class Lambda:
         ended: Callable[[Process, Any], None],
         accounts: frozenset[str] = frozenset(),
     ) -> None:
+        self.world.require(spec.name, spec, "logs", partial(log_needs, spec))
         container = self._container(spec)
 
         def work(process: Process) -> Any:

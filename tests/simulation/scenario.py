@@ -42,6 +42,7 @@ from tests.simulation.custody import Custody, is_probed
 from tests.simulation.deployed import deployed
 from tests.simulation.lambdas import MINUTE_MS, NEVER_MS, Lambda
 from tests.simulation.pace import Pace, account_of
+from tests.simulation.specs import Deployed
 from tests.simulation.upstream import UPSTREAMS, Member, Told, Upstream
 from tests.simulation.world import FAULTS, START_MS, Broken, Knobs, Process, World
 
@@ -474,9 +475,14 @@ class Run:
         baselines: What a stream's first complete drain recorded, by its key: hashes by record.
     """
 
-    def __init__(self, scenario: Scenario, plan: Mapping[int, str] | None = None) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        plan: Mapping[int, str] | None = None,
+        of: Deployed | None = None,
+    ) -> None:
         self.scenario = scenario
-        self.world = World(scenario.seed, deployed(), scenario.knobs, plan)
+        self.world = World(scenario.seed, of or deployed(), scenario.knobs, plan)
         self.moving = self._chance("moving")
         self.upstreams: list[Upstream] = [
             one(lambda: self.world.now_ms / 1000, self._chance(one.name), scenario)

@@ -52,10 +52,11 @@ COMMAND = sorted((ROOT / "cli/pollwire_cli").glob("*.py"))
 COMMAND_ORDER = [
     {"output", "secret", "session"},
     {"lines", "command"},
-    {"importing", "connections"},
-    {"accounts", "stuck"},
-    {"streams"},
-    {"orders"},
+    {"importing", "connections", "queues"},
+    {"accounts", "subscribers", "stuck"},
+    {"subscriptions", "deadletters", "streams"},
+    {"tail", "redrive", "health", "orders"},
+    {"doctor"},
     {"app"},
     {"__main__"},
 ]
