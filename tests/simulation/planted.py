@@ -450,7 +450,7 @@ OUTBOX: dict[str, Plant] = {
     ),
     "id_without_content": Plant(
         "An id is made of neither the content nor the revision.",
-        (edit(Composer, "_uuid", ("change.digest,", ""), ("change.rev - 1,", "")),),
+        (edit(Composer, "_uuid", ("row.updated_at, change.digest", ""), ("change.again,", "")),),
         quiet("youmail", minutes=5, mutations=12),
         where=(youmail_of("entry"),),
     ),
@@ -460,8 +460,8 @@ OUTBOX: dict[str, Plant] = {
             edit(
                 Composer,
                 "_uuid",
-                ("change.rev - 1,", ""),
-                ("change.row.updated_at,", ""),
+                ("change.again,", ""),
+                ("row.updated_at, change.digest", "change.digest"),
             ),
         ),
         quiet("youmail", minutes=8, mutations=16),
@@ -953,13 +953,13 @@ CONTENT: dict[str, Plant] = {
         ),
         quiet("ringcentral", minutes=4, mutations=20, reconciles=False),
     ),
-    "sequence_with_gaps": Plant(
-        "The sequence counts what is not told.",
+    "sequence_that_begins_at_one": Plant(
+        "The sequence counts, and begins anew in a table that knows nothing.",
         (
             edit(
                 _DELTA,
                 "_write",
-                ("seq = max([self._state.seq,", "seq = len(events) + max([self._state.seq,"),
+                ("max(self._state.seq, decided_ms)", "self._state.seq"),
             ),
         ),
     ),
@@ -1065,20 +1065,15 @@ REPLAYS: dict[str, Plant] = {
         replayed("youmail", "kirimdev"),
     ),
     "replay_under_other_ids": Plant(
-        "What is told again is told as one more revision.",
+        "What is told again has an id of its own.",
         (
             edit(
                 decide,
                 "decide_again",
-                ("record.digest, record.rev)", "record.digest, record.rev + 1)"),
+                ("_told_before(record))", "_told_before(record) + 1)"),
             ),
         ),
         replayed("youmail", "ringcentral"),
-    ),
-    "replay_counted": Plant(
-        "What is told again takes numbers of the sequence.",
-        (edit(_DELTA, "_write", ("record.sequence for record", "record.sequence + 1 for record")),),
-        replayed("youmail", "intelli"),
     ),
     "replay_without_deletions": Plant(
         "Deletions are not told again.",
@@ -1185,6 +1180,16 @@ WAITING: dict[str, Plant] = {
         "Every worker gets an access token of its own.",
         (put(state.State, "put_token", lambda *args: None),),
         quiet("ringcentral", reconciles=False),
+    ),
+    "pushed_as_often_as_told": Plant(
+        "Every notification is a check.",
+        (put(state, "pushed_due_ms", lambda last_ms, said_ms, now_ms: now_ms),),
+        scenario.pushed,
+    ),
+    "pushed_twice_at_once": Plant(
+        "Of two notifications at the same time each claims the account.",
+        (edit(state.State, "claim_push", ('f" AND {same}"', '""')),),
+        scenario.pushed,
     ),
     "sick_one_stops_all": Plant(
         "Whoever fails has the connection paused.",

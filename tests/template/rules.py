@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from pollwire.secrets import PUSH
+
 Template = dict[str, Any]
 Complaints = Iterator[str]
 
@@ -22,7 +24,9 @@ def of_type(template: Template, kind: str) -> dict[str, dict[str, Any]]:
 
 
 def target(reference: Any) -> str:
-    """Logical id that a Ref or GetAtt leads to."""
+    """Logical id that a Ref or GetAtt leads to; of a choice, the stack's own."""
+    if "Fn::If" in reference:
+        reference = reference["Fn::If"][1]
     return str(reference["Ref"] if "Ref" in reference else reference["Fn::GetAtt"][0])
 
 
@@ -54,13 +58,13 @@ def dead_letters(template: Template) -> set[str]:
 def mappings(template: Template) -> Iterator[tuple[str, dict[str, Any], dict[str, Any], str]]:
     """Yield every event source mapping: function, its properties, the mapping's, the queue."""
     for name, function in of_type(template, "Serverless::Function").items():
-        for event in function["Events"].values():
+        for event in function.get("Events", {}).values():
             if event["Type"] == "SQS":
                 yield name, function, event["Properties"], target(event["Properties"]["Queue"])
 
 
 def statements(document: Any) -> Iterator[dict[str, Any]]:
-    """Yield the statements of a policy as on AWS: where the condition OnAws holds."""
+    """Yield the statements of a policy as on AWS, with a table and a key of the stack's own."""
     yield from _on_aws(document)["Statement"]
 
 
@@ -71,7 +75,7 @@ def _on_aws(node: Any) -> Any:
         return node
     if "Fn::If" in node:
         condition, here, _ = node["Fn::If"]
-        assert condition == "OnAws"
+        assert condition in ("OnAws", "OwnState", "OwnKey")
         return _on_aws(here)
     resolved = {key: _on_aws(one) for key, one in node.items()}
     return {key: one for key, one in resolved.items() if one != NO_VALUE}
@@ -142,7 +146,9 @@ def fifo_is_fast_and_named(template: Template) -> Complaints:
 
 
 def queue_policies_admit_only_the_topic(template: Template) -> Complaints:
-    topic = {"Ref": next(iter(of_type(template, "SNS::Topic")))}
+    # A consumer's template is told the topic.
+    told = "EventsTopicArn" in template["Parameters"]
+    topic = {"Ref": "EventsTopicArn" if told else next(iter(of_type(template, "SNS::Topic")))}
     for name, policy in of_type(template, "SQS::QueuePolicy").items():
         for statement in statements(policy["PolicyDocument"]):
             if statement["Effect"] != "Allow":
@@ -203,9 +209,9 @@ def permissions(template: Template, role: str) -> Iterator[dict[str, Any]]:
     """Yield the statements of a role: its own policies', and those that are attached to it."""
     for policy in of_type(template, "IAM::Role")[role]["Policies"]:
         yield from statements(policy["PolicyDocument"])
-    for attached in of_type(template, "IAM::Policy").values():
-        if role in map(target, attached["Roles"]):
-            yield from statements(attached["PolicyDocument"])
+    for one in template["Resources"].values():
+        if one["Type"] == "AWS::IAM::Policy" and role in map(target, one["Properties"]["Roles"]):
+            yield from statements(one["Properties"]["PolicyDocument"])
 
 
 def roles_are_least(template: Template) -> Complaints:
@@ -243,6 +249,11 @@ def services_act_for_this_account_only(template: Template) -> Complaints:
                 yield f"{name}: {service} may be talked into it by another account"
 
 
+#: Providers that notify; the role of what takes their notifications opens what verifies them.
+PUSHING = {"Ringcentral", "Kirimdev"}
+OPENERS = {"PushRole"}
+
+
 def jobs_are_queued_by_the_stage_before(template: Template) -> Complaints:
     """Each queue of jobs has one stage before it; a list that is too long queues its own rest."""
     streams = template["Mappings"]["Streams"]
@@ -252,7 +263,7 @@ def jobs_are_queued_by_the_stage_before(template: Template) -> Complaints:
         kind, of = name[:6], name[6:]
         wanted: set[str] = set()
         if not name.endswith("Dead") and kind == "Checks":
-            wanted = {"ScheduleRole"}
+            wanted = {"ScheduleRole"} | ({"PushRole"} if of in PUSHING else set())
         if not name.endswith("Dead") and kind == "Deltas":
             wanted = {streams[of]["Check"]}
             senders -= {f"Delta{of}Role"}
@@ -284,6 +295,8 @@ def credentials_are_opened_where_they_are_needed(template: Template) -> Complain
         actions: set[str] = set()
         for statement in permissions(template, name):
             found = {one for one in as_list(statement["Action"]) if one.startswith("kms:")}
+            if name in OPENERS:
+                continue
             if found and statement.get("Condition") != SEALED:
                 yield f"{name}: opens more than credentials"
             actions |= found
@@ -299,6 +312,44 @@ def _signs_in(template: Template, role: str) -> bool:
     streams = template["Mappings"]["Streams"]
     of = streams.get(role.removeprefix("Delta").removesuffix("Role"), {"Check": role})
     return of["Check"] in {"CheckYoumailRole", "CheckRingcentralRole"}
+
+
+def public(template: Template) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the functions that anybody can call."""
+    for name, function in of_type(template, "Serverless::Function").items():
+        if "FunctionUrlConfig" in function:
+            yield name, function
+
+
+def what_is_public_is_asked_for_and_bounded(template: Template) -> Complaints:
+    for name, function in public(template):
+        if template["Resources"][name].get("Condition") != "Pushed":
+            yield f"{name}: is public without being asked for"
+        if "ReservedConcurrentExecutions" not in function:
+            yield f"{name}: a flood costs what it wants"
+        if "Cors" in function["FunctionUrlConfig"]:
+            yield f"{name}: is open to browsers"
+    if template["Parameters"]["Push"]["Default"] != "false":
+        yield "Push: a URL is public without being asked for"
+
+
+#: What a function that anybody can call may do at most.
+PUBLIC = {
+    *("logs:CreateLogStream", "logs:PutLogEvents"),
+    *("dynamodb:GetItem", "dynamodb:Query", "dynamodb:UpdateItem"),
+    *("sqs:SendMessage", "sqs:SendMessageBatch", "kms:Decrypt"),
+}
+
+
+def what_is_public_may_do_little(template: Template) -> Complaints:
+    for name, function in public(template):
+        for statement in permissions(template, target(function["Role"])):
+            granted = set(as_list(statement["Action"]))
+            if more := granted - PUBLIC:
+                yield f"{name}: may {sorted(more)}"
+            opened = statement.get("Condition", {}).get("StringEquals")
+            if "kms:Decrypt" in granted and opened != {"kms:EncryptionContext:account": PUSH}:
+                yield f"{name}: opens credentials"
 
 
 # -- what is kept ----------------------------------------------------------------------------------
@@ -335,6 +386,38 @@ def state_outlives_the_stack(template: Template) -> Complaints:
             yield f"{name}: a new stack would collide with the retained table"
 
 
+#: What may be another stack's, by the condition under which it is our own, and the parameter.
+ADOPTED = {"State": ("OwnState", "StateTable"), "Key": ("OwnKey", "StateKeyArn")}
+
+
+def a_table_and_a_key_can_be_adopted(template: Template) -> Complaints:
+    for name, (condition, parameter) in ADOPTED.items():
+        if template["Resources"][name].get("Condition") != condition:
+            yield f"{name}: is made beside the one that is gone on with"
+        if template["Conditions"].get(condition) != {"Fn::Equals": [{"Ref": parameter}, ""]}:
+            yield f"{condition}: does not say whether {parameter} is given"
+    for section in ("Resources", "Outputs"):
+        for name, one in template[section].items():
+            if _names_our_own(one):
+                yield f"{name}: names our own table or key where another may be gone on with"
+
+
+def _names_our_own(node: Any) -> bool:
+    """Tell whether State or Key is named but as a choice between it and what is adopted."""
+    if isinstance(node, list):
+        return any(map(_names_our_own, node))
+    if not isinstance(node, dict):
+        return False
+    named = node.get("Ref") or (node.get("Fn::GetAtt") or [""])[0]
+    if named in ADOPTED:
+        return True
+    condition, own, other = node.get("Fn::If") or ("", {}, {})
+    for name, (wanted, parameter) in ADOPTED.items():
+        if condition == wanted and target(own) == name:
+            return f"{parameter}" not in json.dumps(other)
+    return any(map(_names_our_own, node.values()))
+
+
 def the_key_is_ours(template: Template) -> Complaints:
     for name, key in of_type(template, "KMS::Key").items():
         if key.get("EnableKeyRotation") is not True:
@@ -367,7 +450,7 @@ def schedules_are_not_repeated(template: Template) -> Complaints:
     schedules = [
         (name, function, event["Properties"])
         for name, function in of_type(template, "Serverless::Function").items()
-        for event in function["Events"].values()
+        for event in function.get("Events", {}).values()
         if event["Type"] == "ScheduleV2"
     ]
     assert schedules
@@ -395,6 +478,9 @@ TROUBLES = {
     ("delta", "bad_rows"),
     ("delta", "held"),
     ("delta", "gaps"),
+    ("push", "rejected"),
+    ("push", "malformed"),
+    ("push", "misconfigured"),
 }
 
 
@@ -443,8 +529,11 @@ RULES = [
     services_act_for_this_account_only,
     jobs_are_queued_by_the_stage_before,
     credentials_are_opened_where_they_are_needed,
+    what_is_public_is_asked_for_and_bounded,
+    what_is_public_may_do_little,
     everything_is_encrypted,
     state_outlives_the_stack,
+    a_table_and_a_key_can_be_adopted,
     the_key_is_ours,
     logs_end,
     schedules_are_not_repeated,

@@ -12,6 +12,7 @@ import pytest
 from pollwire.providers import registered
 from pollwire.wiring import Settings
 
+from tests.stack import load
 from tests.template import rules
 from tests.template.expand import ROOT, deployable, template
 
@@ -23,6 +24,53 @@ FOR_POWERTOOLS = {"LOG_LEVEL", "POWERTOOLS_SERVICE_NAME", "POWERTOOLS_METRICS_NA
 @pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: rule.__name__)
 def test_rule_is_kept(rule: Callable[[rules.Template], rules.Complaints]) -> None:
     assert list(rule(TEMPLATE)) == []
+
+
+CONSUMER = load(ROOT / "examples/consumer/template.yaml")
+
+#: Those of a consumer's template; the others are about what it does not have.
+CONSUMER_RULES = [
+    rules.mappings_are_safe,
+    rules.queues_have_dead_letters,
+    rules.fifo_is_fast_and_named,
+    rules.queue_policies_admit_only_the_topic,
+    rules.queues_refuse_plain_http,
+    rules.subscriptions_lose_nothing,
+    rules.roles_are_least,
+    rules.every_function_has_its_own_role,
+    rules.services_act_for_this_account_only,
+    rules.logs_end,
+]
+
+
+@pytest.mark.parametrize("rule", CONSUMER_RULES, ids=lambda rule: rule.__name__)
+def test_the_example_of_a_consumer_keeps_the_rule(
+    rule: Callable[[rules.Template], rules.Complaints],
+) -> None:
+    assert list(rule(CONSUMER)) == []
+
+
+def test_the_example_of_a_consumer_has_an_alarm_for_all_that_may_stand_still() -> None:
+    alarms = rules.of_type(CONSUMER, "CloudWatch::Alarm").values()
+    watched = {(one["MetricName"], rules.target(one["Dimensions"][0]["Value"])) for one in alarms}
+    assert watched == {
+        ("ApproximateNumberOfMessagesVisible", "Dead"),
+        ("ApproximateNumberOfMessagesVisible", "Undelivered"),
+        ("ApproximateAgeOfOldestMessage", "Queue"),
+        ("Errors", "Consumer"),
+    }
+    assert {one["TreatMissingData"] for one in alarms} == {"notBreaching"}
+    assert all(one["AlarmActions"]["Fn::If"][0] == "Alarmed" for one in alarms)
+
+
+def test_the_example_of_a_consumer_runs_what_pollwire_runs() -> None:
+    def pins(path: str) -> set[str]:
+        lines = (ROOT / path).read_text().splitlines()
+        return {line for line in lines if line and not line.startswith("#")}
+
+    assert pins("examples/consumer/consumer/requirements.txt") <= pins(
+        "layers/dependencies/requirements.txt"
+    )
 
 
 WRONG: list[tuple[Callable[[rules.Template], rules.Complaints], str, Any]] = [
@@ -88,6 +136,16 @@ WRONG: list[tuple[Callable[[rules.Template], rules.Complaints], str, Any]] = [
      ["kms:Decrypt", "kms:Encrypt"]),
     (rules.credentials_are_opened_where_they_are_needed,
      "ScheduleRole.Properties.Policies.0.PolicyDocument.Statement.1.Action", ["kms:Decrypt"]),
+    (rules.what_is_public_is_asked_for_and_bounded, "PushFunction.Condition", None),
+    (rules.what_is_public_is_asked_for_and_bounded,
+     "PushFunction.Properties.ReservedConcurrentExecutions", None),
+    (rules.what_is_public_is_asked_for_and_bounded,
+     "PushFunction.Properties.FunctionUrlConfig.Cors", {"AllowOrigins": ["*"]}),
+    (rules.what_is_public_is_asked_for_and_bounded, "Push.Default", "true"),
+    (rules.what_is_public_may_do_little,
+     "PushRole.Properties.Policies.0.PolicyDocument.Statement.1.Action", "dynamodb:DeleteItem"),
+    (rules.what_is_public_may_do_little,
+     "PushRole.Properties.Policies.0.PolicyDocument.Statement.3.Condition.StringEquals", None),
     (rules.everything_is_encrypted, "DeltasEntryDead.Properties.SqsManagedSseEnabled", None),
     (rules.everything_is_encrypted, "Events.Properties.KmsMasterKeyId", None),
     (rules.everything_is_encrypted, "State.Properties.SSESpecification", None),
@@ -96,6 +154,12 @@ WRONG: list[tuple[Callable[[rules.Template], rules.Complaints], str, Any]] = [
     (rules.state_outlives_the_stack, "Key.UpdateReplacePolicy", "Delete"),
     (rules.state_outlives_the_stack, "State.Properties.PointInTimeRecoverySpecification", None),
     (rules.state_outlives_the_stack, "State.Properties.TableName", "state"),
+    (rules.a_table_and_a_key_can_be_adopted, "State.Condition", None),
+    (rules.a_table_and_a_key_can_be_adopted, "Key.Condition", "OwnState"),
+    (rules.a_table_and_a_key_can_be_adopted, "Events.Properties.KmsMasterKeyId", {"Ref": "Key"}),
+    (rules.a_table_and_a_key_can_be_adopted,
+     "DeltaEntryFunction.Properties.Environment.Variables.TABLE_NAME",
+     {"Fn::If": ["OwnState", {"Ref": "State"}, {"Ref": "AWS::NoValue"}]}),
     (rules.the_key_is_ours, "Key.Properties.EnableKeyRotation", None),
     (rules.the_key_is_ours, "Key.Properties.KeyPolicy.Statement.1.Condition", None),
     (rules.the_key_is_ours, "Key.Properties.KeyPolicy.Statement.2.Condition", None),
@@ -159,6 +223,14 @@ def test_every_folder_is_a_function_and_every_function_a_folder() -> None:
     assert {function["CodeUri"] for function in functions} == folders
 
 
+def test_nothing_of_the_push_function_is_there_unless_it_is_asked_for() -> None:
+    parts = {**TEMPLATE["Resources"], **TEMPLATE["Outputs"]}
+    found = {name for name in parts if "Push" in name}
+
+    assert {name for name, one in parts.items() if one.get("Condition") == "Pushed"} == found
+    assert {"PushFunction", "PushRole", "PushLogs", "PushUrl"} < found
+
+
 def test_every_stream_of_every_provider_has_its_queue_and_its_function() -> None:
     streams = {stream for provider in registered().values() for stream in provider.streams}
     mapped = [entry["Name"] for entry in TEMPLATE["Mappings"]["Streams"].values()]
@@ -204,8 +276,12 @@ def granted_by_sam(document: dict[str, Any]) -> set[str]:
     return found
 
 
+#: Everybody, to whom the function URL is public.
+PUBLIC = {"PushFunctionUrlPublicPermissions", "PushFunctionURLInvokeAllowPublicAccess"}
+
+
 def test_sam_adds_no_role_no_policy_and_nobody_who_may_invoke() -> None:
-    assert granted_by_sam(TEMPLATE) == set()
+    assert granted_by_sam(TEMPLATE) == PUBLIC
 
 
 def test_what_sam_would_add_is_noticed() -> None:
@@ -214,7 +290,7 @@ def test_what_sam_would_add_is_noticed() -> None:
     tick = careless["Resources"]["ScheduleFunction"]["Properties"]["Events"]["EveryMinute"]
     tick |= {"Type": "Schedule", "Properties": {"Schedule": "rate(1 minute)"}}
 
-    assert granted_by_sam(careless) == {
+    assert granted_by_sam(careless) - PUBLIC == {
         "CheckYoumailFunctionRole",
         "ScheduleFunctionEveryMinutePermission",
     }

@@ -21,7 +21,7 @@ ORDER = [
     {"providers", "state", "queues", "secrets"},
     {"batches", "registry", "world"},
     {"drain"},
-    {"pipeline"},
+    {"pipeline", "push"},
     {"wiring"},
 ]
 LEVELS = {name: level for level, names in enumerate(ORDER) for name in names}
@@ -54,8 +54,9 @@ COMMAND_ORDER = [
     {"lines", "command"},
     {"importing", "connections", "queues"},
     {"accounts", "subscribers", "stuck"},
-    {"subscriptions", "deadletters", "streams"},
-    {"tail", "redrive", "health", "orders"},
+    {"deadletters", "streams"},
+    {"subscriptions", "orders"},
+    {"tail", "redrive", "health"},
     {"doctor"},
     {"app"},
     {"__main__"},

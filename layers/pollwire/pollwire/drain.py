@@ -27,7 +27,6 @@ from pollwire.items import Drain, Standing, StreamState, event_chunks
 from pollwire.model import (
     NOTHING,
     Account,
-    Change,
     Connection,
     DeltaJob,
     Event,
@@ -250,7 +249,12 @@ class Delta:
         # Not those of a job that another one has answered meanwhile.
         asked = (one for one in self._job.pending if one in self._standing.pending)
         replays = tuple(one for one in asked if marks.replayed_ms(one) is not None)
-        return Drain(mode, start.since_ms, start.cursor, "", 0, now_ms, full=full, replays=replays)
+        drain = Drain(mode, start.since_ms, start.cursor, "", 0, now_ms, full=full, replays=replays)
+        since_ms = _since_ms(drain)
+        if since_ms is None:
+            return drain
+        records = self._world.state.all_records(self._job).values()
+        return replace(drain, asked=sum(decide.is_told(one, since_ms) for one in records))
 
     def _write_part(self, drain: Drain, pages: list[Page]) -> Drain:
         """Decide some pages before the last; return the drain as it stands then."""
@@ -268,7 +272,7 @@ class Delta:
         """Find what is to be told again, if that is asked for."""
         since_ms = _since_ms(drain)
         # Rows move, and some are listed twice. So many are not: the list has no end.
-        is_endless = drain.repeated > 2 * self._state.seq and not any(one.steps for one in pages)
+        is_endless = drain.repeated > 2 * drain.asked and not any(one.steps for one in pages)
         if since_ms is None or is_endless:
             return decide.Decision()
         rows = [row for page in pages for row in page.rows]
@@ -300,6 +304,8 @@ class Delta:
         if listed is not None and (self._stream.snapshot or self._stream.reconcile_s):
             missing = decide.decide_missing(listed, records, self._stream, drain.began_ms)
             self._counts["held"] += missing.held
+        if state.is_restored and self._answers_for_all(drain, missing):
+            state = replace(state, is_restored=False)
         self._ask_again(missing, drain)
         self._write(decision.joined(missing).joined(again), self._bad_rows(pages), state)
         self._count_unlisted(drain, records, decision)
@@ -310,6 +316,11 @@ class Delta:
         # What differs may be newer than the mark that led here, and be back where it was before the
         # next check: that would see nothing. So a mark goes with a drain that finds nothing new.
         return drain.unsettled or missing.unsettled or drain.news
+
+    def _answers_for_all(self, drain: Drain, missing: decide.Decision) -> bool:
+        """Tell whether all that changed since the cursor was written is told with this drain."""
+        is_whole = drain.full or not self._stream.reconcile_s
+        return is_whole and not (drain.unsettled or missing.unsettled)
 
     def _ask_again(self, missing: decide.Decision, drain: Drain) -> None:
         """
@@ -363,28 +374,41 @@ class Delta:
         bad = list(bad_rows.items())
         for first in range(0, len(bad), PUTS_MAX):
             self._commit(self._state, bad_rows=dict(bad[first : first + PUTS_MAX]))
-        chunks = list(event_chunks(self._pairs(decision), PUTS_MAX)) or [([], [])]
+        decided_ms = self._world.clock()
+        # Not below the clock: what was told before the table was restored had lower numbers, too.
+        seq = max(self._state.seq, decided_ms)
+        pairs = self._pairs(decision, seq + 1, decided_ms)
+        chunks = list(event_chunks(pairs, PUTS_MAX)) or [([], [])]
         for number, (events, records) in enumerate(chunks, start=1):
             next_state = after if number == len(chunks) else self._state
-            # Those of what is told again are not above the last.
-            seq = max([self._state.seq, *(record.sequence for record in records)])
+            seq += len(events)
             told_ms = max([self._state.told_ms, *(record.told_ms for record in records)])
+            if self._state.is_restored and not next_state.is_restored:
+                next_state = replace(next_state, epoch=seq)
             next_state = replace(next_state, outbox=tuple(events), seq=seq, told_ms=told_ms)
             self._commit(next_state, records)
             self._publish_outbox()
 
-    def _pairs(self, decision: decide.Decision) -> Iterator[tuple[Event | None, Record]]:
-        decided_ms = self._world.clock()
+    def _pairs(
+        self, decision: decide.Decision, first: int, decided_ms: int
+    ) -> Iterator[tuple[Event | None, Record]]:
         told = set()
         for one in decision.repeats:
             told.add(one.change.row.id)
-            event = self._composer.event(one.change, one.sequence, one.decided_ms)
+            event = self._composer.event(one.change, one.sequence, one.decided_ms, one.epoch)
             yield event, decision.records[one.change.row.id]
             self._counts["repeated"] += 1
-        for sequence, change in enumerate(decision.changes, start=self._state.seq + 1):
+        epoch = self._state.epoch
+        for sequence, change in enumerate(decision.changes, start=first):
             told.add(change.row.id)
-            event = self._composer.event(change, sequence, decided_ms)
-            yield event, _told(decision.records[change.row.id], change, sequence, decided_ms)
+            event = self._composer.event(change, sequence, decided_ms, epoch)
+            record = decision.records[change.row.id]
+            yield (
+                event,
+                replace(
+                    record, told=change.kind, told_ms=decided_ms, sequence=sequence, epoch=epoch
+                ),
+            )
             self._counts[change.kind] += 1
         for identity, record in decision.records.items():
             if identity not in told:
@@ -454,11 +478,6 @@ def _since_ms(drain: Drain) -> int | None:
     """Say since when what was told is to be told again: the earliest that is asked for."""
     asked = map(marks.replayed_ms, drain.replays)
     return min((one for one in asked if one is not None), default=None)
-
-
-def _told(record: Record, change: Change, sequence: int, decided_ms: int) -> Record:
-    """Write down of a record what was told of it, so that it can be told again."""
-    return replace(record, told=change.kind, told_ms=decided_ms, sequence=sequence)
 
 
 def _listed(listed: set[str], page: Page) -> set[str] | None:

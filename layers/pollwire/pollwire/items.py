@@ -48,7 +48,10 @@ KEY_BYTES_MAX = 512
 NOTED = frozenset({"shards", "accounts", "outages", "paused_until", "watched_until"})
 
 #: Attributes of an account that the stages write.
-STANDING = ("marks", "pending", "was_empty", "watched", "failures", "not_before", "trouble")
+STANDING = (
+    *("marks", "pending", "was_empty", "watched", "failures", "not_before", "trouble"),
+    "pushed_at",
+)
 
 #: Those that an operator writes.
 OPERATED = ("standing", "settings", "credential")
@@ -185,6 +188,8 @@ class Drain:
 
         replays: Elements of the pending set that ask for events to be told again, which it does.
 
+        asked: How many were to be told again when it began.
+
         repeated: How many were told again so far.
     """
 
@@ -199,6 +204,7 @@ class Drain:
     pages: int = 0
     news: bool = False
     replays: tuple[str, ...] = ()
+    asked: int = 0
     repeated: int = 0
 
 
@@ -229,6 +235,11 @@ class StreamState:
         failures: Deltas in a row that failed.
 
         not_before_ms: It is left alone until then.
+
+        is_restored: What is known of it was written in another table, which this one was restored
+            from, and it was not read to its end since.
+
+        epoch: Number of the last event until it was; 0 for a stream that never was restored.
     """
 
     version: int = 0
@@ -243,6 +254,8 @@ class StreamState:
     failures: int = 0
     not_before_ms: int = 0
     told_ms: int = 0
+    is_restored: bool = False
+    epoch: int = 0
 
 
 def listed_name(stream: str) -> str:
@@ -278,8 +291,8 @@ def _read_int(item: Item, name: str) -> int:
     return int(item[name]["N"]) if name in item else 0
 
 
-def _read_map(item: Item, name: str) -> Mapping[str, str]:
-    parsed: Mapping[str, str] = json.loads(item[name]["S"]) if name in item else NOTHING
+def _read_map(item: Item, name: str) -> Mapping[str, Any]:
+    parsed: Mapping[str, Any] = json.loads(item[name]["S"]) if name in item else NOTHING
     return parsed
 
 
@@ -307,6 +320,7 @@ def read_connection(item: Item) -> Connection:
         watched_until_ms=_read_int(item, "watched_until"),
         settings=_read_map(item, "settings"),
         credential=item["credential"]["B"] if "credential" in item else None,
+        push_secret=item["push_secret"]["B"] if "push_secret" in item else None,
     )
 
 
@@ -331,7 +345,11 @@ def connection_item(connection: Connection) -> dict[str, Any]:
 
 
 def connection_update(table: str, connection: Connection) -> dict[str, Any]:
-    """Write what an operator decides; what the stages write is set where there is none yet."""
+    """
+    Write what an operator decides; what the stages write is set where there is none yet.
+
+    The secret of its provider's notifications has a way of its own, and stays as it is.
+    """
     item = connection_item(connection)
     where = {name: item.pop(name) for name in ("pk", "sk")}
     sets = [
@@ -409,7 +427,7 @@ def read_listing(item: Item, shard: int) -> Listing:
     return Listing(item["sk"]["S"], shard, standing, _read_text(item, "trouble"))
 
 
-def read_stream(item: Item) -> StreamState:
+def read_stream(item: Item, table: str) -> StreamState:
     return StreamState(
         version=_read_int(item, "version"),
         reached_ms=_read_int(item, "reached"),
@@ -423,16 +441,25 @@ def read_stream(item: Item) -> StreamState:
         failures=_read_int(item, "failures"),
         not_before_ms=_read_int(item, "not_before"),
         told_ms=_read_int(item, "told_at"),
+        is_restored=_read_text(item, "home") not in ("", _home(table)),
+        epoch=_read_int(item, "epoch"),
     )
 
 
-def read_stream_listing(item: Item, records: int, bad_rows: Mapping[str, str]) -> StreamListing:
+def read_stream_listing(
+    item: Item, table: str, records: int, bad_rows: Mapping[str, str]
+) -> StreamListing:
     """Read a stream for an operator, who is to see that one cannot be read."""
     state = None
     with suppress(KeyError, ValueError, TypeError, AttributeError, zlib.error):
-        state = read_stream(item)
+        state = read_stream(item, table)
     trouble, trouble_ms = _read_text(item, "trouble"), _read_int(item, "trouble_at")
     return StreamListing(state, trouble, trouble_ms, records, bad_rows)
+
+
+def _home(table: str) -> str:
+    """Name the table that an item is written in, as short as will do: items are paid by size."""
+    return f"{zlib.crc32(table.encode()):08x}"
 
 
 def cursor_update(table: str, pk: str, old: StreamState, new: StreamState) -> dict[str, Any]:
@@ -447,6 +474,10 @@ def cursor_update(table: str, pk: str, old: StreamState, new: StreamState) -> di
         "seq": number(new.seq),
         "told_at": number(new.told_ms),
     }
+    if not new.is_restored:
+        values["home"] = text(_home(table))
+    if new.epoch:
+        values["epoch"] = number(new.epoch)
     if new.drain:
         values["drain"] = text(json.dumps(asdict(new.drain)))
     if new.outbox:
@@ -491,6 +522,16 @@ def _known(noun: type[Noun], written: dict[str, Any]) -> Noun:
     return noun(**{name: value for name, value in written.items() if name in names})
 
 
+#: Attributes of a record that this version of the code knows.
+_OF_RECORD = frozenset(
+    {
+        *("pk", "sk", "full_id", "rev", "digest", "updated_at", "at_ms", "gone", "missing_at"),
+        *("back_digest", "back_at", "kind", "direction", "extension", "grade", "keep", "states"),
+        *("told", "told_at", "told_seq", "told_epoch"),
+    }
+)
+
+
 def read_record(item: Item) -> Record:
     return Record(
         id=_read_text(item, "full_id") or item["sk"]["S"].removeprefix("r#"),
@@ -510,11 +551,18 @@ def read_record(item: Item) -> Record:
         told=_read_text(item, "told"),
         told_ms=_read_int(item, "told_at"),
         sequence=_read_int(item, "told_seq"),
+        epoch=_read_int(item, "told_epoch"),
+        states=_read_map(item, "states"),
+        more={name: item[name] for name in item.keys() - _OF_RECORD},
     )
 
 
 def record_item(record: Record) -> dict[str, Any]:
-    """Write a record without its keys; what says nothing is left out, as items are paid by size."""
+    """
+    Write a record without its keys; what says nothing is left out, as items are paid by size.
+
+    What a newer version of this code has written stays.
+    """
     texts = {
         "digest": record.digest,
         "updated_at": record.updated_at,
@@ -523,6 +571,7 @@ def record_item(record: Record) -> dict[str, Any]:
         "direction": record.direction,
         "extension": record.extension,
         "keep": json.dumps(dict(record.keep)) if record.keep else "",
+        "states": json.dumps(dict(record.states)) if record.states else "",
         "full_id": "" if record_sk(record.id) == f"r#{record.id}" else record.id,
         "told": record.told,
     }
@@ -534,8 +583,9 @@ def record_item(record: Record) -> dict[str, Any]:
         "grade": record.rank,
         "told_at": record.told_ms,
         "told_seq": record.sequence,
+        "told_epoch": record.epoch,
     }
-    item: dict[str, Any] = {name: text(value) for name, value in texts.items() if value}
+    item = {**record.more} | {name: text(value) for name, value in texts.items() if value}
     item |= {name: number(value) for name, value in numbers.items() if value}
     if record.gone:
         item["gone"] = {"BOOL": True}

@@ -93,6 +93,8 @@ class Connection:
         settings: The provider's own settings, by name.
 
         credential: Sealed credential that all accounts share, or ``None``.
+
+        push_secret: Sealed secret that its provider's notifications are verified with, or ``None``.
     """
 
     name: str
@@ -108,6 +110,7 @@ class Connection:
     watched_until_ms: int = 0
     settings: Mapping[str, str] = field(default_factory=_nothing)
     credential: bytes | None = field(default=None, repr=False)
+    push_secret: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """
@@ -441,20 +444,49 @@ class Response:
             Malformed: It is no JSON object, repeats a key, nests too deep, or holds a number that
                 is not finite.
         """
-        try:
-            parsed = json.loads(
-                self.body,
-                object_pairs_hook=_unique_keys,
-                parse_constant=_no_constant,
-                parse_float=_finite,
-            )
-        except (ValueError, RecursionError) as error:
-            raise Malformed(
-                f"the body is not the JSON it should be: {type(error).__name__}"
-            ) from error
-        if not isinstance(parsed, dict):
-            raise Malformed(f"the body is a JSON {type(parsed).__name__}, not an object")
-        return parsed
+        return _object(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """
+    What somebody sent to the push function: a provider, perhaps.
+
+    Attributes:
+        headers: Names in lower case.
+
+        body: As it came, byte by byte; nothing in it is true before it is verified.
+    """
+
+    headers: Mapping[str, str] = field(default_factory=_nothing, repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+    def json(self) -> dict[str, Any]:
+        """
+        Parse the body as :meth:`Response.json` does.
+
+        Raises:
+            Malformed: As there.
+        """
+        return _object(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """
+    What a verified notification says.
+
+    Attributes:
+        accounts: Ids of the accounts that something happened to, as the provider has them.
+
+        said_ms: When the provider said so; ``None`` if it does not tell.
+
+        headers: That the provider expects in the answer.
+    """
+
+    accounts: tuple[str, ...] = ()
+    said_ms: int | None = None
+    headers: Mapping[str, str] = field(default_factory=_nothing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -634,6 +666,12 @@ class Record:
         told_ms: When that was decided, our clock; likewise 0.
 
         sequence: The number of its event; likewise.
+
+        epoch: Of its stream, when that was; likewise.
+
+        states: How often those were told that it may come back to; see :mod:`pollwire.decide`.
+
+        more: Attributes of its item that this version of the code does not know.
     """
 
     id: str
@@ -653,6 +691,9 @@ class Record:
     told: str = ""
     told_ms: int = 0
     sequence: int = 0
+    epoch: int = 0
+    states: Mapping[str, int] = field(default_factory=lambda: {})
+    more: Mapping[str, Any] = field(default_factory=_nothing, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -664,12 +705,15 @@ class Change:
         kind: ``created``, ``updated`` or ``deleted``.
 
         rev: Revision of the record with this change in it: 1 for the first.
+
+        again: How often the same was told of the record before; below 0 if that is not known.
     """
 
     kind: str
     row: Row
     digest: str
     rev: int
+    again: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -681,11 +725,14 @@ class Repeat:
         sequence: Its number within the account's stream.
 
         decided_ms: The instant of the decision, our clock.
+
+        epoch: Of the stream then, see :class:`pollwire.items.StreamState`.
     """
 
     change: Change
     sequence: int
     decided_ms: int
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -759,6 +806,22 @@ class DeltaJob:
 
 Fetch = Callable[[Request], Response]
 Checking = Generator[Request, Response, Seen]
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """Parse one JSON object, strictly."""
+    try:
+        parsed = json.loads(
+            body,
+            object_pairs_hook=_unique_keys,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+        )
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"the body is not the JSON it should be: {type(error).__name__}") from error
+    if not isinstance(parsed, dict):
+        raise Malformed(f"the body is a JSON {type(parsed).__name__}, not an object")
+    return parsed
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -81,6 +81,20 @@ class Registry(State):
             raise _nowhere(connection)
         return found
 
+    def set_push_secret(self, connection: str, sealed: bytes | None) -> None:
+        """
+        Give a connection what verifies its provider's notifications, or take it away.
+
+        Raises:
+            Misconfigured: There is no such connection.
+        """
+        values: dict[str, Any] = {":secret": {"B": sealed}} if sealed else {}
+        expression = "SET push_secret = :secret" if sealed else "REMOVE push_secret"
+        try:
+            self._update_connection(connection, expression, values)
+        except Conflict as error:
+            raise _nowhere(connection) from error
+
     def resume_connection(self, connection: str) -> None:
         """
         Check a connection again, whoever paused it.
@@ -334,7 +348,8 @@ class Registry(State):
         rows = islice(self._query(pk, prefix="q#", names=("sk", "reason")), COUNTED_MAX)
         bad = {item["sk"]["S"].removeprefix("q#"): item["reason"]["S"] for item in rows}
         known = islice(self._query(pk, prefix="r#", names=("sk",)), COUNTED_MAX)
-        return read_stream_listing(self._get(pk, "cursor") or {}, sum(1 for _ in known), bad)
+        item = self._get(pk, "cursor") or {}
+        return read_stream_listing(item, self._table, sum(1 for _ in known), bad)
 
     def known_records(self, job: DeltaJob) -> Iterator[Record]:
         """Read all records of a stream, one after the other."""
