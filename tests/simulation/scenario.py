@@ -885,7 +885,10 @@ class Run:
     def _replay(self) -> None:
         order = marks.replay(START_MS)
         for upstream, connection in self.connections():
-            elements = [marks.element(one, order, self.world.now_ms) for one in upstream.streams]
+            streams = self.providers[upstream.name].streams
+            looked_at = [name for name, one in streams.items() if one.watch_s]
+            names = [*upstream.streams, *looked_at]
+            elements = [marks.element(name, order, self.world.now_ms) for name in names]
             for member in self.well(upstream):
                 # One that was removed meanwhile is told of nothing.
                 with suppress(Conflict):
