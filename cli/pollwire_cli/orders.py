@@ -30,10 +30,19 @@ from pollwire_cli.command import command
 from pollwire_cli.connections import Yes, confirm
 from pollwire_cli.output import done, instant
 from pollwire_cli.session import Session, provider_of
-from pollwire_cli.streams import AccountName, ConnectionName, account_of, streams_of
+from pollwire_cli.streams import AccountName, ConnectionName, account_of, marks_of, streams_of
 from pollwire_cli.stuck import hindrance
 
 app = typer.Typer()
+
+Since = Annotated[
+    str,
+    typer.Option(
+        help="An instant (2026-11-22T20:00:00Z) or so long ago (90m, 2h, 3d).",
+        metavar="T",
+        show_default=False,
+    ),
+]
 
 SINCE = re.compile(r"([0-9]{1,6})([smhdw])")
 UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
@@ -56,7 +65,7 @@ def reconcile(
     connection: ConnectionName,
     account: AccountName,
     streams: Annotated[
-        list[str] | None, typer.Argument(help="All of the account's, if none is named.")
+        list[str] | None, typer.Argument(help="All that the account has, if none is named.")
     ] = None,
 ) -> None:
     """
@@ -66,7 +75,9 @@ def reconcile(
     missing is told as deleted at the second sighting, of streams that are listed to find that.
     """
     over, found = account_of(session, connection, account)
-    names = streams_of(provider_of(over.provider), streams or [])
+    # What no check reports may not be there for this account, and would be asked for in vain.
+    names = streams or list(marks_of(session, over, found))
+    names = streams_of(provider_of(over.provider), names)
     elements = [marks.element(name, marks.FULL, session.now_ms) for name in names]
     facts = _order(session, over, found, elements)
     done(
@@ -88,14 +99,7 @@ def replay(
     connection: ConnectionName,
     account: AccountName,
     stream: Annotated[str, typer.Argument(help="Whose events.", show_default=False)],
-    since: Annotated[
-        str,
-        typer.Option(
-            help="An instant (2026-11-22T20:00:00Z) or so long ago (90m, 2h, 3d).",
-            metavar="T",
-            show_default=False,
-        ),
-    ],
+    since: Since,
     yes: Yes = False,
 ) -> None:
     """

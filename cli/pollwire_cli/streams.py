@@ -112,7 +112,7 @@ def _described(
         "account": account.account,
         "stream": name,
         "why": why(facts) or None,
-        "mark": _mark(session, over, provider, account, name),
+        "mark": _shown(marks_of(session, over, account).get(name, "")),
         "pending": [_pending(session, one) for one in pending],
         "lag_s": max(session.now_ms - oldest_ms, 0) // 1000,
         **_state(found.state),
@@ -157,21 +157,19 @@ def _drain(drain: Drain) -> Mapping[str, Any]:
     }
 
 
-def _mark(
-    session: Session, over: Connection, provider: Provider, account: Listing, name: str
-) -> str | None:
-    """Read a stream's mark as the last check saw it, if it saw one."""
+def marks_of(session: Session, over: Connection, account: Listing) -> Mapping[str, str]:
+    """Read the mark of each stream as the last check saw it; of none, if it cannot be read."""
     standing = account.standing
     if standing is None:
-        return None
+        return {}
     raw = marks.unpack(standing.marks, session.now_ms, 0).raw
     settings = {**over.settings, **standing.settings}
     eyed = watched(standing, session.now_ms)
+    seen_by = Account(over.name, account.account, {}, settings, watched=eyed)
     try:
-        found = provider.marks(Account(over.name, account.account, {}, settings, watched=eyed), raw)
+        return provider_of(over.provider).marks(seen_by, raw)
     except PollwireError:
-        return None
-    return _shown(found.get(name, ""))
+        return {}
 
 
 def _pending(session: Session, element: str) -> Mapping[str, Any]:

@@ -8,7 +8,8 @@ import pytest
 from pollwire import marks
 from pollwire.events import iso
 from pollwire.items import StreamState
-from pollwire.model import DeltaJob, Record
+from pollwire.marks import Step
+from pollwire.model import DeltaJob, Record, Seen
 from pollwire.registry import FOREVER_MS, ORDERS_MAX
 from pollwire.state import shard_of
 from pollwire.wiring import clock
@@ -73,6 +74,14 @@ def test_all_streams_are_listed_at_once(shop):
     (check,) = checks(shop)
     assert (check["account"], check["shard"]) == ("7", shard_of("7", 4))
     assert abs(check["due_ms"] - clock()) < 60_000
+
+
+def test_what_no_check_reports_is_not_listed_unless_it_is_named(shop):
+    seen = Seen("11,22")
+    shop.state.note_step("shop", shard_of("7", 4), "7", Step(seen, ()))
+
+    assert shop.done("reconcile", "shop", "7", "--json").json["streams"] == ["history", "entry"]
+    assert shop.done("reconcile", "shop", "7", "contact", "--json").json["streams"] == ["contact"]
 
 
 def test_some_streams_are_listed(shop):
