@@ -215,6 +215,29 @@ def test_what_the_provider_lists_no_more_is_counted(told, logs):
     assert counted(logs, "repeated") == 2
 
 
+def test_an_id_stays_though_the_table_was_restored_since(ann):
+    """The number of the last event before that is part of the ids from then on."""
+
+    def restore(epoch):
+        ann.dynamodb.update_item(
+            TableName=ann.environment["TABLE_NAME"],
+            Key={"pk": {"S": f"stream#shop#{ANN}#contact"}, "sk": {"S": "cursor"}},
+            UpdateExpression="SET epoch = :epoch",
+            ExpressionAttributeValues={":epoch": {"N": str(epoch)}},
+        )
+
+    restore(5)
+    ann.simulator.add_contact(ANN)
+    ann.rest()
+    (first,) = events(ann)
+    restore(ann.stream_state("contact").seq)
+
+    order(ann, "contact")
+    ann.rest()
+
+    assert events(ann) == [first]
+
+
 # Records of older versions
 
 
