@@ -123,7 +123,7 @@ def create(clients: Callable[[str], Any]) -> dict[str, str]:
         "Mappings": template["Mappings"],
         "Conditions": template["Conditions"],
         "Resources": resources,
-        "Outputs": outputs,
+        "Outputs": outputs | {"ChecksQueueUrl": outputs["CHECKSQUEUEURL"]},
     }
     cloudformation = clients("cloudformation")
     cloudformation.create_stack(StackName=NAME, TemplateBody=json.dumps(made))

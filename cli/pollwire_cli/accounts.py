@@ -59,7 +59,7 @@ def add(
     if credential and without:
         raise typer.BadParameter("--credential and --no-credential exclude each other")
     settings = pairs(setting, "--setting")
-    over = _over(session, connection, account)
+    over = over_of(session, connection, account)
     if session.state.known_accounts(over, [account]):
         raise Misconfigured(
             f"account {connection}/{account} is registered already; to replace its credential: "
@@ -137,10 +137,10 @@ def list_(
 @command(app, epilog="pollwire accounts show 133128004 --connection shop")
 def show(session: Session, account: Account, connection: ConnectionName) -> None:
     """Show how an account stands, and why it fails if it does."""
-    over = _over(session, connection, account)
+    over = over_of(session, connection, account)
     one = session.state.listing(over, account)
     if one is None:
-        raise _missing(connection, account)
+        raise missing(connection, account)
     found = _described(session, over, one)
     if session.as_json:
         document(found)
@@ -170,16 +170,16 @@ def show(session: Session, account: Account, connection: ConnectionName) -> None
 @command(app, epilog="pollwire accounts pause 133128004 --connection shop")
 def pause(session: Session, account: Account, connection: ConnectionName) -> None:
     """Poll an account no more until it is resumed."""
-    if not session.state.set_paused(_over(session, connection, account), account, True):
-        raise _missing(connection, account)
+    if not session.state.set_paused(over_of(session, connection, account), account, True):
+        raise missing(connection, account)
     _done(session, connection, account, "paused", "is paused")
 
 
 @command(app, epilog="pollwire accounts resume 133128004 --connection shop")
 def resume(session: Session, account: Account, connection: ConnectionName) -> None:
     """Poll an account again."""
-    if not session.state.set_paused(_over(session, connection, account), account, False):
-        raise _missing(connection, account)
+    if not session.state.set_paused(over_of(session, connection, account), account, False):
+        raise missing(connection, account)
     _done(session, connection, account, "resumed", "is polled again")
 
 
@@ -188,12 +188,12 @@ def remove(
     session: Session, account: Account, connection: ConnectionName, yes: Yes = False
 ) -> None:
     """Remove an account, so that it is polled no more; what is known of its streams stays."""
-    over = _over(session, connection, account)
+    over = over_of(session, connection, account)
     if session.state.listing(over, account) is None:
-        raise _missing(connection, account)
+        raise missing(connection, account)
     confirm(f"Remove account {account} of connection {connection}?", yes)
     if not session.state.remove_account(over, account):
-        raise _missing(connection, account)
+        raise missing(connection, account)
     _done(session, connection, account, "removed", "is removed")
 
 
@@ -208,14 +208,14 @@ def credential(
     session: Session, account: Account, connection: ConnectionName, credential: CredentialFile = ""
 ) -> None:
     """Replace an account's credential; it is asked for, unless it is in a file."""
-    over = _over(session, connection, account)
+    over = over_of(session, connection, account)
     # Before it is asked for: a secret is typed for nothing otherwise.
     found = session.state.listing(over, account)
     if found is None:
-        raise _missing(connection, account)
+        raise missing(connection, account)
     sealed = _sealed(session, over, account, credential)
     if not session.state.replace_credential(over, account, sealed):
-        raise _missing(connection, account)
+        raise missing(connection, account)
     taken_s, rests = OPENED_MS_MAX // 1000, _rests_until(session, found.standing)
     text = f"account {connection}/{account} has another credential; "
     text += f"every worker uses it in {taken_s // 60} minutes at the latest"
@@ -225,7 +225,7 @@ def credential(
     done(session.as_json, text, facts | {"taken_up_within_s": taken_s, "not_before": rests})
 
 
-def _over(session: Session, connection: str, account: str) -> Connection:
+def over_of(session: Session, connection: str, account: str) -> Connection:
     """Read the connection of an account, if that may be one's id."""
     if not ACCOUNT_ID.fullmatch(account):
         raise Misconfigured(
@@ -246,7 +246,7 @@ def _done(session: Session, connection: str, account: str, word: str, text: str)
     done(session.as_json, f"account {connection}/{account} {text}", facts)
 
 
-def _missing(connection: str, account: str) -> Misconfigured:
+def missing(connection: str, account: str) -> Misconfigured:
     return Misconfigured(
         f"account {connection}/{account}: there is none; "
         f"see pollwire accounts list --connection {connection}"

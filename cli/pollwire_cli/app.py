@@ -6,7 +6,17 @@ from __future__ import annotations
 
 import typer
 
-from pollwire_cli import accounts, connections, doctor, redrive, status, subscriptions, tail
+from pollwire_cli import (
+    accounts,
+    connections,
+    doctor,
+    orders,
+    redrive,
+    status,
+    streams,
+    subscriptions,
+    tail,
+)
 
 # A traceback with the values of variables could show a secret.
 app = typer.Typer(
@@ -17,6 +27,8 @@ app = typer.Typer(
 )
 app.add_typer(connections.app, name="connections")
 app.add_typer(accounts.app, name="accounts")
+app.add_typer(streams.app, name="streams")
+app.add_typer(orders.app)
 app.add_typer(subscriptions.app)
 app.add_typer(tail.app)
 app.add_typer(redrive.app)

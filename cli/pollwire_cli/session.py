@@ -17,6 +17,7 @@ from botocore.exceptions import ClientError
 from pollwire.errors import Misconfigured
 from pollwire.model import NAME, Connection
 from pollwire.providers import Provider, registered
+from pollwire.queues import Queues
 from pollwire.registry import Registry
 from pollwire.secrets import Sealer
 from pollwire.wiring import clock
@@ -82,6 +83,11 @@ class Session:
         if service not in self._clients:
             self._clients[service] = self._client(service)
         return self._clients[service]
+
+    @cached_property
+    def queues(self) -> Queues:
+        """The queues of checks; nobody but a check queues a delta job."""
+        return Queues(self._client("sqs"), self._output("ChecksQueueUrl"), "")
 
     def connection(self, name: str) -> Connection:
         """

@@ -19,7 +19,8 @@ from tests.cli.conftest import CANARY
 OUTPUTS = {
     name: output["Value"]
     for name, output in stack.load()["Outputs"].items()
-    if name in ("StateTableName", "KeyArn", "EventsTopicArn", "ScheduleFunctionName")
+    if name
+    in ("StateTableName", "KeyArn", "ChecksQueueUrl", "EventsTopicArn", "ScheduleFunctionName")
 }
 
 
@@ -51,6 +52,7 @@ def test_the_template_has_the_outputs_that_are_looked_up():
     assert OUTPUTS.keys() == {
         "StateTableName",
         "KeyArn",
+        "ChecksQueueUrl",
         "EventsTopicArn",
         "ScheduleFunctionName",
     }
@@ -155,6 +157,10 @@ def test_these_are_the_commands():
     assert set(commands()) == {
         *(("connections", word) for word in (*connections, "push")),
         *(("accounts", word) for word in accounts),
+        ("reconcile",),
+        ("replay",),
+        ("streams", "show"),
+        ("watch",),
         ("doctor",),
         ("redrive",),
         ("status",),

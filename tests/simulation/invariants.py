@@ -14,6 +14,7 @@ The promises, checked when a run is at rest.
     I10  at rest there is nothing left to do, and nothing is said twice
     I11  requests and items stay within bounds
     I12  what is needed is allowed (checked at each call; test_permissions.py has the other way)
+    I13  what is to be told again is: the last event of each thing that is listed, under its id
 """
 
 from __future__ import annotations
@@ -76,6 +77,12 @@ _VERSION = re.compile(r"v[0-9]{5}")
 
 Key = tuple[str, str, str, str]
 
+#: What a body says beside the thing itself.
+ENVELOPE = {
+    *("accountId", "extensionId", "changes", "provider", "connection", "stream", "change"),
+    *("revision", "sequence", "recordId"),
+}
+
 
 def require(holds: object, promise: str) -> None:
     if not holds:
@@ -107,7 +114,7 @@ def check(run: Run) -> None:
 def histories(run: Run) -> dict[Key, list[dict[str, Any]]]:
     """Check what was told of each thing, and return it."""
     told = events(run)
-    identity(told)
+    identity(run, told)
     order(told)
     truth(run, told)
     statuses(run, told)
@@ -126,16 +133,33 @@ def events(run: Run) -> dict[Key, list[dict[str, Any]]]:
     return found
 
 
-def identity(told: dict[Key, list[dict[str, Any]]]) -> None:
+def identity(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
     texts: dict[str, str] = {}
     decisions: dict[tuple[Key, int], str] = {}
     for key, found in told.items():
         for event in found:
-            uuid, text = str(event["uuid"]), str(event["text"])
+            uuid = str(event["uuid"])
+            text = _still(run, key, event) if run.scenario.replays else str(event["text"])
             require(texts.setdefault(uuid, text) == text, f"I3: {uuid} has two texts")
             decision = (key, event["body"]["revision"])
             require(decisions.setdefault(decision, uuid) == uuid, f"I3: {decision} has two ids")
     require(len(texts) == len(decisions), "I3: two decisions have one id")
+
+
+def _still(run: Run, key: Key, event: dict[str, Any]) -> str:
+    """Leave out of a text what a repeat may lack: what is no part of a thing, or gone with it."""
+    stream = run.providers[key[0].partition("-")[0]].streams[key[2]]
+    body: Any = event["body"]
+    if body["change"] == "deleted":
+        body = {name: value for name, value in body.items() if name in ENVELOPE}
+    else:
+        said = {**body, "record": _without(body.get("record", {}), stream.volatile)}
+        body = _without(said, stream.volatile)
+    return json.dumps({**json.loads(str(event["text"])), "body": body})
+
+
+def _without(said: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    return {name: value for name, value in said.items() if name not in names}
 
 
 def first(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -235,13 +259,13 @@ def _complete(
     for identity_, row in rows.items():
         where = f"{key} {identity_}"
         if row.deleted:
-            _gone(where, told.get(identity_, []))
+            _gone(run, where, told.get(identity_, []))
             continue
         _present(run, key, row, stream, records.get(identity_), told.get(identity_, []))
     if (stream.reconcile_s or stream.snapshot) and not gaps:
         for identity_ in told.keys() - rows.keys():
             if not oracle.is_unlisted(upstream, (*key, identity_)):
-                _gone(f"{key} {identity_}", told[identity_])
+                _gone(run, f"{key} {identity_}", told[identity_])
 
 
 def listing(run: Run, upstream: Upstream, name_: str, account: str, stream: str) -> Iterator[Page]:
@@ -280,6 +304,8 @@ def _present(
     require(told, f"I1: {where} has {record.rev} revisions and was never told")
     last = told[-1]["body"]
     require(last["revision"] == record.rev, f"I1: {where}: revision {record.rev} was not told")
+    again = not run.scenario.replays or told[-1]["uuid"] in run.again
+    require(again, f"I13: {where} was to be told again and was not")
     require(last["change"] != "deleted", f"I1: {where} is there and was told to be deleted")
     said = last if stream.flat else last.get("record", {})
     held = json.loads(json.dumps(dict(row.body)))
@@ -313,8 +339,10 @@ def unprompted(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
         )
 
 
-def _gone(where: str, told: list[dict[str, Any]]) -> None:
+def _gone(run: Run, where: str, told: list[dict[str, Any]]) -> None:
     if told:
+        again = not run.scenario.replays or told[-1]["uuid"] in run.again
+        require(again, f"I13: {where} was to be told again to be deleted and was not")
         require(told[-1]["body"]["change"] == "deleted", f"I1: {where} is gone and was not told so")
 
 

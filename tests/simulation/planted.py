@@ -386,7 +386,8 @@ class Later(Run):
 
 
 _WRITE = (
-    "self._commit(replace(next_state, outbox=tuple(events), seq=seq), records)\n"
+    "next_state = replace(next_state, outbox=tuple(events), seq=seq, told_ms=told_ms)\n"
+    "        self._commit(next_state, records)\n"
     "        self._publish_outbox()"
 )
 _PUBLISH = "self._counts['events'] += self._world.topic.publish(events)"
@@ -712,7 +713,7 @@ DELETIONS: dict[str, Plant] = {
     ),
     "tombstone_ignored": Plant(
         "What a provider lists as deleted is passed over.",
-        (edit(decide, "_kind", ('return "" if silent else "deleted"', 'return ""')),),
+        (edit(decide, "_kind", ('return "deleted" if old or', 'return "" if old or')),),
         quiet("youmail", minutes=5, mutations=10),
         where=(youmail_of("entry"), put(upstream.OfYouMail, "operations", _trash_or_restore)),
     ),
@@ -1051,6 +1052,37 @@ PLATFORM: dict[str, Plant] = {
 #: How long to wait after a failure.
 _WAIT = "min(interval_s * 2.0 ** min(failures - 1, 10), BACKOFF_S_MAX)"
 
+
+def replayed(*names: str) -> Callable[[int], Scenario]:
+    """Have everything told again."""
+    return quiet(*names, replays=True, minutes=3)
+
+
+REPLAYS: dict[str, Plant] = {
+    "replay_forgotten": Plant(
+        "An order to tell events again goes with a drain that does not tell them.",
+        (edit(_DELTA, "_repeated", ("if since_ms is None or is_endless:", "if True:")),),
+        replayed("youmail", "kirimdev"),
+    ),
+    "replay_under_other_ids": Plant(
+        "What is told again has an id of its own.",
+        (
+            edit(
+                decide,
+                "decide_again",
+                ("_told_before(record))", "_told_before(record) + 1)"),
+            ),
+        ),
+        replayed("youmail", "ringcentral"),
+    ),
+    "replay_without_deletions": Plant(
+        "Deletions are not told again.",
+        (edit(_DELTA, "_finish", ("records, deletions=True)", "records, deletions=False)")),),
+        replayed("youmail"),
+        where=(youmail_of("entry"), put(upstream.OfYouMail, "operations", _trash_or_restore)),
+    ),
+}
+
 WAITING: dict[str, Plant] = {
     "retry_after_ignored": Plant(
         "Retry-After is not heeded.",
@@ -1178,5 +1210,5 @@ WAITING: dict[str, Plant] = {
 
 PLANTS: dict[str, Plant] = {
     **OUTBOX, **CURSOR, **MARKS, **DELETIONS, **ACCOUNTS, **OTHERS, **CUSTODY, **CONTENT,
-    **PLATFORM, **WAITING,
+    **PLATFORM, **WAITING, **REPLAYS,
 }  # fmt: skip

@@ -68,6 +68,9 @@ SKEWS = (0, 0, 0, 0, -600, 90)
 #: An account is asked without a validator once in that time.
 HOUR_MS = 3_600_000
 
+#: SNS drops what has an id that it was given so long ago at most.
+DEDUPLICATED_MS = 301_000
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -113,6 +116,8 @@ class Scenario:
         interrupts: What becomes of one account for a while: ``removed``, ``paused`` or
             ``suspended``, which is its whole connection; empty for nothing.
 
+        replays: Everything is told again, in the midst of it all and at the end.
+
         shards: Of each connection.
 
         connections: Of each provider, each of them with all of its accounts.
@@ -153,6 +158,7 @@ class Scenario:
     sick: str = ""
     removes: bool = False
     interrupts: str = ""
+    replays: bool = False
     shards: int = 1
     connections: int = 1
     shared: bool = False
@@ -181,7 +187,7 @@ class Scenario:
         knobs = self.knobs
         troubled = knobs.fault or knobs.lost or knobs.late or knobs.refused
         troubled = troubled or knobs.left or knobs.slow
-        odd = self.interrupts or self.sleeps or self.hostile or self.lying
+        odd = self.interrupts or self.sleeps or self.hostile or self.lying or self.replays
         return not (troubled or odd or self.tight or self.recovers or self.reconciles)
 
 
@@ -325,6 +331,7 @@ def swarm(seed: int) -> Scenario:
         watches=chance.random() < 0.1,
         hostile=chance.random() < 0.15,
         skew_s=chance.choice(SKEWS),
+        replays=random.Random(f"replays {seed}").random() < 0.15,
         knobs=knobs,
     )
     if chance.random() < 0.1:
@@ -552,6 +559,8 @@ class Run:
         self._mutated_ms = START_MS
         #: Accounts that were there before there was anything in them.
         self.empty: set[str] = set()
+        #: Ids of what was delivered after everything was to be told again.
+        self.again: frozenset[str] = frozenset()
         #: What an operator does, and when.
         self._acts: list[tuple[int, Callable[[], None]]] = []
         #: Since when nobody may ask for something, by what is in each such request.
@@ -663,6 +672,8 @@ class Run:
             }[given.interrupts]
             yield begin_ms, lambda: do(upstream)
             yield again_ms, lambda: undo(upstream)
+        if given.replays:
+            yield instants.randrange(START_MS, end_ms), self._replay
 
     def heal(self) -> None:
         """Run until nothing is left to do, faults and mutations being over."""
@@ -686,6 +697,13 @@ class Run:
             self.run_until(max(self.world.now_ms, at_ms))
             self.minute()
             self.settle()
+        if self.scenario.replays:
+            # What SNS was given before that it drops.
+            self.run_until(self.world.now_ms + DEDUPLICATED_MS)
+            before = len(self.deliveries())
+            self._replay()
+            self.settle()
+            self.again = frozenset(str(one["uuid"]) for one in self.deliveries()[before:])
 
     def _list_all(self, begin_ms: int) -> None:
         """Have everything listed that is listed by the clock."""
@@ -863,6 +881,18 @@ class Run:
                 UpdateExpression="SET standing = :paused",
                 ExpressionAttributeValues=values,
             )
+
+    def _replay(self) -> None:
+        order = marks.replay(START_MS)
+        for upstream, connection in self.connections():
+            streams = self.providers[upstream.name].streams
+            looked_at = [name for name, one in streams.items() if one.watch_s]
+            names = [*upstream.streams, *looked_at]
+            elements = [marks.element(name, order, self.world.now_ms) for name in names]
+            for member in self.well(upstream):
+                # One that was removed meanwhile is told of nothing.
+                with suppress(Conflict):
+                    self.lambdas.registry().order(connection, member.id, elements)
 
     def _unpause(self, upstream: Upstream) -> None:
         self.unwanted.clear()

@@ -57,6 +57,7 @@ class Errand(Run):
         third_ms = self.scenario.minutes * 20_000
         yield START_MS + third_ms, self._poison
         yield START_MS + third_ms, self._spoil
+        yield START_MS + 2 * third_ms, self._replay
         yield START_MS + 2 * third_ms, self._split
         yield START_MS + 2 * third_ms, self._spoil
 

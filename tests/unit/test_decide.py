@@ -15,6 +15,7 @@ from pollwire.decide import (
     STATES_MAX,
     Decision,
     decide,
+    decide_again,
     decide_missing,
     newest_ms,
     start,
@@ -827,3 +828,121 @@ def test_a_row_from_the_future_hides_none_that_follow(ahead_ms, every_ms, overla
         since_ms = cursor.drain(newest_ms([future, ordinary], clock_ms))
 
         assert since_ms <= ordinary.at_ms
+
+
+# To be told again
+
+
+def told(one: Row, kind: str, rev: int = 1, told_ms: int = 100, sequence: int = 5) -> Record:
+    return record(one, rev, told=kind, told_ms=told_ms, sequence=sequence)
+
+
+def again(rows, *records: Record, since_ms=100, deletions=True, stream=STREAM) -> list:
+    known = {one.id: one for one in records}
+    found = decide_again(rows, known, stream, since_ms, deletions=deletions)
+    assert not found.changes
+    assert found.records == {one.change.row.id: known[one.change.row.id] for one in found.repeats}
+    return [
+        (one.change.row.id, one.change.kind, one.change.rev, one.sequence, one.decided_ms)
+        for one in found.repeats
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shown", "known", "repeated"),
+    [
+        pytest.param(ALIVE, told(ALIVE, "updated", 3), True, id="as it was told"),
+        pytest.param(ALIVE, told(ALIVE, "updated", told_ms=101), True, id="told later"),
+        pytest.param(ALIVE, told(ALIVE, "updated", told_ms=99), False, id="told before"),
+        pytest.param(ALIVE, record(ALIVE, 0), False, id="recorded in the baseline"),
+        pytest.param(row(text="ho"), told(ALIVE, "updated"), False, id="changed since"),
+        pytest.param(row(at_ms=1), told(ALIVE, "updated"), False, id="an older version"),
+        pytest.param(row("m2"), told(ALIVE, "updated"), False, id="not listed"),
+        pytest.param(TRASHED, told(ALIVE, "updated"), False, id="deleted since"),
+        pytest.param(ALIVE, told(TRASHED, "deleted"), True, id="deleted, and back"),
+    ],
+)
+def test_what_was_told_since_and_is_so_still_is_told_again(shown, known, repeated):
+    found = again([shown], known)
+
+    assert found == ([("m1", known.told, known.rev, 5, known.told_ms)] if repeated else [])
+
+
+def test_a_deletion_is_told_again_by_the_record_alone():
+    gone = replace(told(TRASHED, "deleted", 2), keep={"from": "Bob"})
+
+    (found,) = decide_again([], {"m1": gone}, STREAM, 0, deletions=True).repeats
+
+    assert (found.change.row.body, found.change.row.deleted) == ({"id": "m1", "from": "Bob"}, True)
+    assert (found.change.digest, found.change.row.updated_at) == (gone.digest, gone.updated_at)
+
+
+def test_a_deletion_is_told_as_its_row_says_where_that_is_listed():
+    (found,) = decide_again(
+        [TRASHED], {"m1": told(TRASHED, "deleted")}, STREAM, 0, deletions=True
+    ).repeats
+
+    assert found.change.row == TRASHED
+
+
+def test_deletions_are_told_by_one_part_only():
+    assert again([TRASHED], told(TRASHED, "deleted"), deletions=False) == []
+
+
+def test_repeats_are_in_the_order_of_their_sequence():
+    rows = [row(name, at_ms) for name, at_ms in (("a", 9), ("b", 8), ("c", 7))]
+    known = [told(one, "created", sequence=n) for one, n in zip(rows, (2, 3, 1), strict=True)]
+
+    assert [one[0] for one in again(rows, *known)] == ["c", "a", "b"]
+
+
+def test_volatile_fields_hinder_no_repeat():
+    stream = Stream(volatile=frozenset({"text"}))
+    known = replace(told(ALIVE, "created"), digest=digest(ALIVE, stream.volatile))
+
+    assert again([row(text="ho")], known, stream=stream)
+
+
+@pytest.mark.parametrize(
+    ("one", "rev", "kind"),
+    [(ALIVE, 1, "created"), (ALIVE, 4, "updated"), (TRASHED, 2, "deleted"), (ALIVE, 0, None)],
+)
+def test_of_an_older_version_is_told_what_it_most_likely_was(one, rev, kind):
+    found = again([one], record(one, rev), since_ms=5000)
+
+    assert found == ([("m1", kind, rev, rev, one.at_ms)] if kind else [])
+    assert again([one], record(one, rev), since_ms=6001) == []
+
+
+def test_a_deletion_is_told_again_under_its_id_whatever_its_tombstone_says_now():
+    gone = told(row(at_ms=5000, deleted=True), "deleted", 2)
+    other = row(at_ms=7000, text="bye", deleted=True)
+
+    silent = run([other], gone)
+
+    assert kinds(silent) == []
+    assert silent.records == {"m1": replace(gone, at_ms=7000)}
+    assert run([other], silent.records["m1"]).records == {}
+    (found,) = decide_again([other], silent.records, STREAM, 0, deletions=True).repeats
+    assert (found.change.digest, found.change.row.updated_at) == (gone.digest, gone.updated_at)
+
+
+@quick
+@given(st.lists(st.tuples(st.sampled_from(["a", "b"]), st.booleans()), min_size=1, max_size=6))
+def test_what_is_told_again_has_the_id_that_it_had(states):
+    """States that come and go: the last one is told again, whatever was before."""
+    composer = Composer("acme", "shop", "7", "entry", STREAM, "sub")
+    known, event = {}, None
+    for number, (text, gone) in enumerate(states, start=1):
+        shown = row(at_ms=number * 10_000, text=text, deleted=gone)
+        found = decide([shown], known, STREAM, LIVE, NOW_MS)
+        known |= found.records
+        for change in found.changes:
+            event = composer.event(change, number, NOW_MS + number)
+            known["m1"] = replace(
+                known["m1"], told=change.kind, told_ms=NOW_MS + number, sequence=number
+            )
+    repeats = decide_again([shown], known, STREAM, 0, deletions=True).repeats
+
+    again = [composer.event(one.change, one.sequence, one.decided_ms).uuid for one in repeats]
+    assert again == ([event.uuid] if event else [])

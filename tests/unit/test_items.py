@@ -31,26 +31,12 @@ CONNECTION = Connection(
     credential=b"\x00sealed",
 )
 RECORD = Record(
-    "m1",
-    3,
-    "d" * 32,
-    "2026",
-    5,
-    True,
-    6,
-    "b" * 32,
-    7,
-    "Fax",
-    "Inbound",
-    "101",
-    2,
-    {"from": ["+1"]},
-    {"deleted": 2},
-    {"hue": {"S": "red"}},
-)
+    "m1", 3, "d" * 32, "2026", 5, True, 6, "b" * 32, 7, "Fax", "Inbound", "101", 2,
+    {"from": ["+1"]}, "updated", 8, 9, 10, {"deleted": 2}, {"hue": {"S": "red"}},
+)  # fmt: skip
 EVENT = Event("uuid-1", '{"a": "é"}', {"stream": "entry"}, "GROUP", "entity")
-DRAIN = Drain("live", 1000, "token", "page 2", 2000, 3000, True, True)
-STATE = StreamState(4, 900, 800, "token", 700, DRAIN, (EVENT,), 12, 600)
+DRAIN = Drain("live", 1000, "token", "page 2", 2000, 3000, True, True, 2, True, ("entry@1@m",), 3)
+STATE = StreamState(4, 900, 800, "token", 700, DRAIN, (EVENT,), 12, 600, told_ms=500)
 
 
 def record_round_trip(record: Record) -> Record:

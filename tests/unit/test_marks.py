@@ -354,3 +354,42 @@ def test_a_drain_answers_for_each_element_by_itself():
 )
 def test_an_element_can_ask_for_everything(pending, asked):
     assert marks.asks_for_all(pending) is asked
+
+
+def test_what_asks_for_events_again_asks_for_everything():
+    again = marks.element("entry", marks.replay(7), 5)
+
+    assert marks.asks_for_all(["entry@5@1", again])
+    assert marks.replayed_ms(again) == 7
+
+
+@pytest.mark.parametrize(
+    "mark", ["1", marks.FULL, "replay", "replay:", "replay:x", "replay:-1", f"replay:{'9' * 16}"]
+)
+def test_no_other_mark_asks_for_events_again(mark):
+    assert marks.replayed_ms(marks.element("entry", mark, 5)) is None
+
+
+def test_no_drain_answers_for_events_again_by_the_time_that_has_passed():
+    again = marks.element("entry", marks.replay(7), 5)
+
+    assert marks.settled([again, "entry@5@1"], 10**12, 0) == ("entry@5@1",)
+
+
+@pytest.mark.parametrize("order", [marks.FULL, marks.replay(0)])
+def test_a_providers_mark_is_no_order(order):
+    """Some marks come over plain http: they can be forged."""
+    found = step("entry=1", f"entry={order}")
+
+    assert streams(found) == ["entry"]
+    assert not marks.asks_for_all(found.pending)
+
+
+@pytest.mark.parametrize("order", [marks.FULL, marks.replay(0)])
+def test_an_order_makes_no_room_for_a_mark(order):
+    full = pending("entry", marks.PENDING_PER_STREAM_MAX)
+    asked = marks.element("entry", order, 1)
+
+    found = step("entry=1", "entry=2", full | {asked})
+
+    assert found.dropped == (min(full, key=marks.seen_ms),)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from pollwire.events import canonical, digest
-from pollwire.model import Change, Record, Row, Start, Stream
+from pollwire.model import Change, Record, Repeat, Row, Start, Stream
 
 #: So many rows may be missing from a full listing at once, or this share of all, and be believed at
 #: the second sighting. More than that looks like an outage, and is believed after an hour only.
@@ -48,12 +48,15 @@ class Decision:
         unsettled: Something was seen that must be seen again before it is believed.
 
         held: Rows missing from a full listing, too many at once to be believed yet.
+
+        repeats: What was told before and is to be told again; no news.
     """
 
     changes: tuple[Change, ...] = ()
     records: Mapping[str, Record] = field(default_factory=dict)
     unsettled: bool = False
     held: int = 0
+    repeats: tuple[Repeat, ...] = ()
 
     def joined(self, other: Decision) -> Decision:
         """Join two decisions; where both are about one record, this one stands."""
@@ -62,6 +65,7 @@ class Decision:
             {**other.records, **self.records},
             self.unsettled or other.unsettled,
             self.held + other.held,
+            self.repeats + other.repeats,
         )
 
 
@@ -116,9 +120,9 @@ def decide(
     unsettled = False
     for row, old in _beside(_latest(rows), records):
         content = digest(row, stream.volatile)
-        if old and _same(old, row, content):
-            if old.missing_ms or old.back_ms:
-                written[row.id] = replace(old, missing_ms=0, back_digest="", back_ms=0)
+        if old and (seen := _seen_again(old, row, content)):
+            if seen != old:
+                written[row.id] = seen
         elif old and _is_doubtful(old, row, content, stream, now_ms):
             unsettled = True
             back_ms = old.back_ms if old.back_digest == content else now_ms
@@ -172,6 +176,68 @@ def decide_missing(
     return Decision(tuple(changes), written, unsettled, len(absent) - len(changes) if mass else 0)
 
 
+def told(record: Record) -> tuple[str, int, int]:
+    """
+    Name the last change that was told of a record: its kind, sequence and instant.
+
+    An older version wrote none of that down. Then the kind is what it most likely was, the instant
+    is the record's own, and the sequence is none above the true one.
+
+    Returns:
+        The kind is empty if nothing was told.
+    """
+    # An older version may have told more since, and left what it does not know as it was.
+    is_known = record.told_ms and (record.told == "deleted") == record.gone
+    if is_known or not record.rev:
+        return record.told, record.sequence, record.told_ms
+    kind = "created" if record.rev == 1 else "updated"
+    return "deleted" if record.gone else kind, record.rev, record.at_ms
+
+
+def is_told(record: Record, since_ms: int, until_ms: int | None = None) -> bool:
+    """Tell whether the last change of a record was told at an instant or later, before another."""
+    kind, _, at_ms = told(record)
+    return bool(kind) and since_ms <= at_ms and (until_ms is None or at_ms < until_ms)
+
+
+def decide_again(
+    rows: Iterable[Row],
+    records: Mapping[str, Record],
+    stream: Stream,
+    since_ms: int,
+    *,
+    deletions: bool,
+) -> Decision:
+    """
+    Find what was told since an instant and is so still, to be told again under the same ids.
+
+    A row that differs from its record is not: it is told as the change that it is. Nor is one that
+    is not listed, unless it was deleted: that can be told by its record alone.
+
+    Args:
+        records: Those of the rows, or all.
+
+        deletions: Tell deletions again, of all records; else none, as another part does.
+    """
+    same = {
+        row.id: row
+        for row, old in _beside(_latest(rows), records)
+        if old and _same(old, row, digest(row, stream.volatile))
+    }
+    repeats = []
+    for record in records.values():
+        row = same.get(record.id)
+        if record.gone:
+            row = (row or _vanished(record)) if deletions else None
+        if row and is_told(record, since_ms):
+            kind, sequence, decided_ms = told(record)
+            change = Change(kind, row, record.digest, record.rev, _told_before(record))
+            repeats.append(Repeat(change, sequence, decided_ms, record.epoch))
+    repeats.sort(key=lambda one: (one.sequence, one.change.row.id))
+    written = {one.change.row.id: records[one.change.row.id] for one in repeats}
+    return Decision(records=written, repeats=tuple(repeats))
+
+
 def _latest(rows: Iterable[Row]) -> list[Row]:
     """Keep the newest row of each id, the later one of equals; sort by provider time."""
     latest: dict[str, Row] = {}
@@ -183,6 +249,18 @@ def _latest(rows: Iterable[Row]) -> list[Row]:
 
 def _same(old: Record, row: Row, content: str) -> bool:
     return (old.digest, old.updated_at, old.gone) == (content, row.updated_at, row.deleted)
+
+
+def _seen_again(old: Record, row: Row, content: str) -> Record | None:
+    """
+    Record that a thing is as it was, or still gone; ``None`` if it differs.
+
+    Of a deletion is kept what was told, so that it can be told again, whatever else is said now.
+    """
+    seen = replace(old, missing_ms=0, back_digest="", back_ms=0)
+    if old.gone and row.deleted:
+        return replace(seen, at_ms=max(old.at_ms, row.at_ms), rank=row.rank)
+    return seen if _same(old, row, content) else None
 
 
 def _is_doubtful(old: Record, row: Row, content: str, stream: Stream, now_ms: int) -> bool:
@@ -198,8 +276,7 @@ def _kind(old: Record | None, row: Row, mode: str) -> str:
         return ""
     if row.deleted:
         # What was deleted before we ever looked is no news, nor is an id and nothing else.
-        silent = old.gone if old else mode == BACKFILL or not row.at_ms
-        return "" if silent else "deleted"
+        return "deleted" if old or (mode != BACKFILL and row.at_ms) else ""
     return "updated" if old and not old.gone else "created"
 
 
@@ -233,6 +310,14 @@ def _tell(told: dict[str, int], state: str, rev: int) -> tuple[int, dict[str, in
     if state == DELETED or told.keys() - {DELETED, FORGOTTEN}:
         told = {**told, state: again + 1}
     return again, told
+
+
+def _told_before(record: Record) -> int:
+    """Say how often a record was told before to be in the state that it is in now."""
+    state = DELETED if record.gone else _state(record.updated_at, record.digest)
+    if state != DELETED and FORGOTTEN in record.states:
+        return -record.rev
+    return record.states.get(state, 1) - 1
 
 
 def _beside(
@@ -273,7 +358,12 @@ def _record(row: Row, content: str, rev: int) -> Record:
 
 
 def _deletion(record: Record, again: int) -> Change:
-    row = Row(
+    return Change("deleted", _vanished(record), record.digest, record.rev + 1, again)
+
+
+def _vanished(record: Record) -> Row:
+    """Write the row of a thing that is not listed any more, with what is known of it."""
+    return Row(
         id=record.id,
         updated_at=record.updated_at,
         at_ms=record.at_ms,
@@ -283,4 +373,3 @@ def _deletion(record: Record, again: int) -> Change:
         direction=record.direction,
         extension=record.extension,
     )
-    return Change("deleted", row, record.digest, record.rev + 1, again)

@@ -189,6 +189,8 @@ class Delta:
             if repeats > REPEATS_MAX and not page.steps:
                 self._write_part(drain, pages)
                 self._commit(replace(self._state, drain=None))
+                # What it has told again it would tell at every try.
+                self._settle_replays(drain)
                 raise Malformed("the list repeats its pages: it has no end")
             told |= versions
             if not page.resume:
@@ -253,24 +255,47 @@ class Delta:
         start = decide.start(state.reached_ms, state.previous_ms, state.place, self._stream)
         if full:
             start = Start()
-        return Drain(mode, start.since_ms, start.cursor, "", 0, now_ms, full=full)
+        # Not those of a job that another one has answered meanwhile.
+        asked = (one for one in self._job.pending if one in self._standing.pending)
+        replays = tuple(one for one in asked if marks.replayed_ms(one) is not None)
+        drain = Drain(mode, start.since_ms, start.cursor, "", 0, now_ms, full=full, replays=replays)
+        since_ms = _since_ms(drain)
+        if since_ms is None:
+            return drain
+        records = self._world.state.all_records(self._job).values()
+        return replace(drain, asked=sum(decide.is_told(one, since_ms) for one in records))
 
     def _write_part(self, drain: Drain, pages: list[Page]) -> Drain:
         """Decide some pages before the last; return the drain as it stands then."""
         records = self._records(pages)
         decision = self._decide(pages, drain.mode, records)
-        drain = _noted(drain, decision)
+        again = self._repeated(drain, pages, records, deletions=False)
+        drain = _noted(drain, decision, again)
+        decision = decision.joined(again)
         self._write(decision, self._bad_rows(pages), replace(self._state, drain=drain))
         return drain
+
+    def _repeated(
+        self, drain: Drain, pages: list[Page], records: Mapping[str, Record], *, deletions: bool
+    ) -> decide.Decision:
+        """Find what is to be told again, if that is asked for."""
+        since_ms = _since_ms(drain)
+        # Rows move, and some are listed twice. So many are not: the list has no end.
+        is_endless = drain.repeated > 2 * drain.asked and not any(one.steps for one in pages)
+        if since_ms is None or is_endless:
+            return decide.Decision()
+        rows = [row for page in pages for row in page.rows]
+        return decide.decide_again(rows, records, self._stream, since_ms, deletions=deletions)
 
     def _finish(
         self, drain: Drain, pages: list[Page], cursor: str, listed: set[str] | None
     ) -> bool:
         """Decide the last pages and move the cursor; tell whether it has to be done again."""
-        whole = listed is not None
+        whole = listed is not None or bool(drain.replays)
         records = self._world.state.all_records(self._job) if whole else self._records(pages)
         decision = self._decide(pages, drain.mode, records)
-        drain = _noted(drain, decision)
+        again = self._repeated(drain, pages, records, deletions=True)
+        drain = _noted(drain, decision, again)
         state = replace(self._state, drained_ms=drain.began_ms, drain=None)
         # A listing that may lack something shows no deletion: the place before it still does.
         place = state.place or cursor if drain.full and listed is None else cursor or state.place
@@ -285,13 +310,15 @@ class Delta:
         if drain.full:
             state = replace(state, reconciled_ms=drain.began_ms)
         missing = decide.Decision()
-        if listed is not None:
+        if listed is not None and (self._stream.snapshot or self._stream.reconcile_s):
             missing = decide.decide_missing(listed, records, self._stream, drain.began_ms)
             self._counts["held"] += missing.held
         if state.is_restored and self._answers_for_all(drain, missing):
             state = replace(state, is_restored=False)
-        self._ask_again(missing, drain.news)
-        self._write(decision.joined(missing), self._bad_rows(pages), state)
+        self._ask_again(missing, drain)
+        self._write(decision.joined(missing).joined(again), self._bad_rows(pages), state)
+        self._count_unlisted(drain, records, decision)
+        self._settle_replays(drain)
         if drain.full and self._stream.reconcile_s:
             self._world.state.note_listed(self._job, drain.began_ms)
         self._unwatch(pages)
@@ -304,19 +331,18 @@ class Delta:
         is_whole = drain.full or not self._stream.reconcile_s
         return is_whole and not (drain.unsettled or missing.unsettled)
 
-    def _ask_again(self, missing: decide.Decision, news: bool) -> None:
+    def _ask_again(self, missing: decide.Decision, drain: Drain) -> None:
         """
-        Have the stream listed once more: a deletion is believed at the second sighting.
+        Have the stream listed once more: a deletion is believed at the second sighting, and what
+        differed from what was known, though no mark may have said so, may differ again.
 
         Too many at once wait for the next time it is due: that is no reason to list all the time.
-
-        Args:
-            news: Something differed from what was known, though no mark may have said so.
         """
-        pending = self._job.pending
+        # What this drain answers for good does not bring another one.
+        pending = [one for one in self._job.pending if one not in drain.replays]
         is_asked = bool(pending) if self._stream.snapshot else marks.asks_for_all(pending)
         wanted = missing.unsettled and not missing.held and not is_asked
-        if wanted or (news and not pending):
+        if wanted or (drain.news and not pending):
             again = marks.element(self._job.stream, marks.FULL, self._world.clock())
             self._world.state.ask_again(self._job, again)
 
@@ -365,19 +391,29 @@ class Delta:
         for number, (events, records) in enumerate(chunks, start=1):
             next_state = after if number == len(chunks) else self._state
             seq += len(events)
+            told_ms = max([self._state.told_ms, *(record.told_ms for record in records)])
             if self._state.is_restored and not next_state.is_restored:
                 next_state = replace(next_state, epoch=seq)
-            self._commit(replace(next_state, outbox=tuple(events), seq=seq), records)
+            next_state = replace(next_state, outbox=tuple(events), seq=seq, told_ms=told_ms)
+            self._commit(next_state, records)
             self._publish_outbox()
 
     def _pairs(
         self, decision: decide.Decision, first: int, decided_ms: int
     ) -> Iterator[tuple[Event | None, Record]]:
         told = set()
+        for one in decision.repeats:
+            told.add(one.change.row.id)
+            event = self._composer.event(one.change, one.sequence, one.decided_ms, one.epoch)
+            yield event, decision.records[one.change.row.id]
+            self._counts["repeated"] += 1
+        epoch = self._state.epoch
         for sequence, change in enumerate(decision.changes, start=first):
             told.add(change.row.id)
-            event = self._composer.event(change, sequence, decided_ms, self._state.epoch)
-            yield self._timed(event, change), decision.records[change.row.id]
+            event = self._composer.event(change, sequence, decided_ms, epoch)
+            record = decision.records[change.row.id]
+            noted = replace(record, told=change.kind, told_ms=decided_ms, sequence=sequence)
+            yield self._timed(event, change), replace(noted, epoch=epoch)
             self._counts[change.kind] += 1
         for identity, record in decision.records.items():
             if identity not in told:
@@ -417,6 +453,26 @@ class Delta:
     ) -> None:
         self._state = self._world.state.commit(self._job, self._state, new, records or [], bad_rows)
 
+    def _count_unlisted(
+        self, drain: Drain, records: Mapping[str, Record], decision: decide.Decision
+    ) -> None:
+        """Count what was to be told again and cannot be: it is not listed, or not as it was."""
+        since_ms = _since_ms(drain)
+        if since_ms is None:
+            return
+        changed = {change.row.id for change in decision.changes}
+        asked = sum(
+            decide.is_told(record, since_ms, drain.began_ms)
+            for identity, record in records.items()
+            if identity not in changed
+        )
+        self._counts["unrepeated"] += max(asked - drain.repeated, 0)
+
+    def _settle_replays(self, drain: Drain) -> None:
+        """Take away what asked for events to be told again: they are, once."""
+        if drain.replays:
+            self._world.state.settle(self._job, drain.replays)
+
     def _settle(self, before_ms: int) -> None:
         """
         Take the marks away that this stream's last complete drain answers for.
@@ -435,9 +491,19 @@ class Delta:
             self._world.state.settle(self._job, done)
 
 
-def _noted(drain: Drain, decision: decide.Decision) -> Drain:
-    unsettled = drain.unsettled or decision.unsettled
-    return replace(drain, unsettled=unsettled, news=drain.news or bool(decision.records))
+def _noted(drain: Drain, decision: decide.Decision, again: decide.Decision) -> Drain:
+    return replace(
+        drain,
+        unsettled=drain.unsettled or decision.unsettled,
+        news=drain.news or bool(decision.records),
+        repeated=drain.repeated + len(again.repeats),
+    )
+
+
+def _since_ms(drain: Drain) -> int | None:
+    """Say since when what was told is to be told again: the earliest that is asked for."""
+    asked = map(marks.replayed_ms, drain.replays)
+    return min((one for one in asked if one is not None), default=None)
 
 
 def _listed(listed: set[str], page: Page) -> set[str] | None:

@@ -9,7 +9,7 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final, TypeVar
 
 from pollwire.model import NOTHING, Connection, Event, Record
@@ -137,6 +137,30 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamListing:
+    """
+    A stream of an account as it is shown to an operator.
+
+    Attributes:
+        state: ``None`` if it cannot be read.
+
+        trouble: Why its last delta failed; empty if it has not failed since.
+
+        trouble_ms: When that was; 0 for never.
+
+        records: How many are known, deleted ones included; no more than were counted.
+
+        bad_rows: Reasons of the rows that could not be read, by key; no more than were counted.
+    """
+
+    state: StreamState | None
+    trouble: str = ""
+    trouble_ms: int = 0
+    records: int = 0
+    bad_rows: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """
     A delta that is not through yet.
@@ -161,6 +185,12 @@ class Drain:
         pages: How many there were so far.
 
         news: Something differed from what was known.
+
+        replays: Elements of the pending set that ask for events to be told again, which it does.
+
+        asked: How many were to be told again when it began.
+
+        repeated: How many were told again so far.
     """
 
     mode: str
@@ -173,6 +203,9 @@ class Drain:
     full: bool = False
     pages: int = 0
     news: bool = False
+    replays: tuple[str, ...] = ()
+    asked: int = 0
+    repeated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +227,8 @@ class StreamState:
         outbox: Decided, perhaps not published yet, in order.
 
         seq: Number of the last event.
+
+        told_ms: When the last change was decided, our clock; 0 if there was none.
 
         reconciled_ms: When the last drain of everything began, our clock.
 
@@ -218,6 +253,7 @@ class StreamState:
     reconciled_ms: int = 0
     failures: int = 0
     not_before_ms: int = 0
+    told_ms: int = 0
     is_restored: bool = False
     epoch: int = 0
 
@@ -404,9 +440,21 @@ def read_stream(item: Item, table: str) -> StreamState:
         seq=_read_int(item, "seq"),
         failures=_read_int(item, "failures"),
         not_before_ms=_read_int(item, "not_before"),
+        told_ms=_read_int(item, "told_at"),
         is_restored=_read_text(item, "home") not in ("", _home(table)),
         epoch=_read_int(item, "epoch"),
     )
+
+
+def read_stream_listing(
+    item: Item, table: str, records: int, bad_rows: Mapping[str, str]
+) -> StreamListing:
+    """Read a stream for an operator, who is to see that one cannot be read."""
+    state = None
+    with suppress(KeyError, ValueError, TypeError, AttributeError, zlib.error):
+        state = read_stream(item, table)
+    trouble, trouble_ms = _read_text(item, "trouble"), _read_int(item, "trouble_at")
+    return StreamListing(state, trouble, trouble_ms, records, bad_rows)
 
 
 def _home(table: str) -> str:
@@ -424,6 +472,7 @@ def cursor_update(table: str, pk: str, old: StreamState, new: StreamState) -> di
         "drained_at": number(new.drained_ms),
         "reconciled_at": number(new.reconciled_ms),
         "seq": number(new.seq),
+        "told_at": number(new.told_ms),
     }
     if not new.is_restored:
         values["home"] = text(_home(table))
@@ -461,7 +510,8 @@ def _unpack_events(packed: bytes) -> tuple[Event, ...]:
 def _read_drain(item: Item) -> Drain | None:
     """Read a drain; one that cannot be read begins anew, from the cursor."""
     try:
-        return _known(Drain, json.loads(item["drain"]["S"]))
+        drain = _known(Drain, json.loads(item["drain"]["S"]))
+        return replace(drain, replays=tuple(drain.replays))
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 
@@ -477,6 +527,7 @@ _OF_RECORD = frozenset(
     {
         *("pk", "sk", "full_id", "rev", "digest", "updated_at", "at_ms", "gone", "missing_at"),
         *("back_digest", "back_at", "kind", "direction", "extension", "grade", "keep", "states"),
+        *("told", "told_at", "told_seq", "told_epoch"),
     }
 )
 
@@ -497,6 +548,10 @@ def read_record(item: Item) -> Record:
         extension=_read_text(item, "extension"),
         rank=_read_int(item, "grade"),
         keep=_read_map(item, "keep"),
+        told=_read_text(item, "told"),
+        told_ms=_read_int(item, "told_at"),
+        sequence=_read_int(item, "told_seq"),
+        epoch=_read_int(item, "told_epoch"),
         states=_read_map(item, "states"),
         more={name: item[name] for name in item.keys() - _OF_RECORD},
     )
@@ -518,6 +573,7 @@ def record_item(record: Record) -> dict[str, Any]:
         "keep": json.dumps(dict(record.keep)) if record.keep else "",
         "states": json.dumps(dict(record.states)) if record.states else "",
         "full_id": "" if record_sk(record.id) == f"r#{record.id}" else record.id,
+        "told": record.told,
     }
     numbers = {
         "rev": record.rev,
@@ -525,6 +581,9 @@ def record_item(record: Record) -> dict[str, Any]:
         "missing_at": record.missing_ms,
         "back_at": record.back_ms,
         "grade": record.rank,
+        "told_at": record.told_ms,
+        "told_seq": record.sequence,
+        "told_epoch": record.epoch,
     }
     item = {**record.more} | {name: text(value) for name, value in texts.items() if value}
     item |= {name: number(value) for name, value in numbers.items() if value}

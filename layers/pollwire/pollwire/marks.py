@@ -32,6 +32,10 @@ ELEMENT = re.compile(r"[^@]+@[0-9]{1,16}@")
 #: Mark of an element that asks for a stream to be listed from end to end, whatever its cursor.
 FULL = "full"
 
+#: The same, and for what was told since an instant to be told again. A provider's own mark that
+#: reads like one of the two is written as its hash.
+REPLAY = re.compile(r"replay:([0-9]{1,15})")
+
 #: A mark longer than this is named by its hash: an element only has to be told from the others.
 MARK_CHARS_MAX = 64
 
@@ -110,20 +114,21 @@ def step(
     if new.doubtful:
         # What was seen before is not asked for again; once all of it was, the answer is believed.
         known = {(stream, mark) for stream, _, mark in map(split, readable(pending))}
-        changed = {s: mark for s, mark in changed.items() if (s, _short(mark)) not in known}
+        changed = {s: mark for s, mark in changed.items() if (s, _own(mark)) not in known}
     kept = None if new.doubtful and changed else replace(new, changed_ms=now_ms, doubtful=False)
     waiting = by_stream(pending)
     return Step(
         seen=kept,
-        pending=tuple(element(stream, mark, now_ms) for stream, mark in changed.items()),
+        pending=tuple(element(stream, _own(mark), now_ms) for stream, mark in changed.items()),
         dropped=tuple(one for stream in changed for one in _oldest(waiting.get(stream, ()))),
         was_empty=old.raw == KNOWN_EMPTY and new.raw != KNOWN_EMPTY,
     )
 
 
 def _oldest(elements: Collection[str]) -> list[str]:
-    """Name those that make room for a new one."""
-    return sorted(elements, key=seen_ms)[: max(len(elements) + 1 - PENDING_PER_STREAM_MAX, 0)]
+    """Name those that make room for a new one; what asks for more than a mark does stays."""
+    plain = [one for one in elements if not asks_for_all([one])]
+    return sorted(plain, key=seen_ms)[: max(len(plain) + 1 - PENDING_PER_STREAM_MAX, 0)]
 
 
 def _readable(raw: str, read: Callable[[str], dict[str, str]]) -> dict[str, str]:
@@ -157,7 +162,18 @@ def seen_ms(element: str) -> int:
 
 def asks_for_all(pending: Iterable[str]) -> bool:
     """Tell whether one of a stream's elements asks for it to be listed from end to end."""
-    return any(split(one)[2] == FULL for one in pending)
+    return any(_is_order(split(one)[2]) for one in pending)
+
+
+def replay(since_ms: int) -> str:
+    """Write the mark that asks for what was told since an instant to be told again."""
+    return f"replay:{since_ms}"
+
+
+def replayed_ms(element: str) -> int | None:
+    """Read since when an element asks for everything to be told again; ``None`` if it does not."""
+    match = REPLAY.fullmatch(split(element)[2])
+    return int(match[1]) if match else None
 
 
 def by_stream(pending: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -173,15 +189,34 @@ def settled(pending: Iterable[str], began_ms: int, overlap_s: int) -> tuple[str,
     Name the elements that a complete drain answers for good.
 
     A row may show up later than its mark, by up to the overlap. A drain that began earlier than
-    that leaves the mark pending, and the stream is read once more.
+    that leaves the mark pending, and the stream is read once more. What asks for events to be told
+    again is answered by the drain that told them only.
 
     Args:
         began_ms: When the drain began.
     """
-    return tuple(one for one in pending if began_ms - split(one)[1] >= overlap_s * 1000)
+    return tuple(
+        one
+        for one in pending
+        if began_ms - split(one)[1] >= overlap_s * 1000 and replayed_ms(one) is None
+    )
+
+
+def _is_order(mark: str) -> bool:
+    """Tell whether a mark asks for more than to look at what changed."""
+    return mark == FULL or REPLAY.fullmatch(mark) is not None
+
+
+def _own(mark: str) -> str:
+    """Write a provider's mark so that it is nothing but a mark."""
+    return _hashed(mark) if _is_order(mark) else _short(mark)
 
 
 def _short(mark: str) -> str:
     if len(mark) <= MARK_CHARS_MAX:
         return mark
+    return _hashed(mark)
+
+
+def _hashed(mark: str) -> str:
     return hashlib.sha256(mark.encode("utf-8", "surrogatepass")).hexdigest()

@@ -341,6 +341,8 @@ class Stream:
 
         watch_s: Seconds between two looks at the ids that are watched, if the checks of a
             connection are further apart than that; 0 for a stream that has no such.
+
+        watch_id: What an id that can be watched looks like: a regular expression.
     """
 
     overlap_s: int = 60
@@ -354,6 +356,7 @@ class Stream:
     volatile: frozenset[str] = frozenset()
     guarded: bool = True
     watch_s: int = 0
+    watch_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -657,6 +660,15 @@ class Record:
 
         keep: As :attr:`Row.keep`.
 
+        told: The kind of the last change that was told of it, as :attr:`Change.kind`; empty if
+            nothing was, or if an older version told it.
+
+        told_ms: When that was decided, our clock; likewise 0.
+
+        sequence: The number of its event; likewise.
+
+        epoch: Of its stream, when that was; likewise.
+
         states: How often those were told that it may come back to; see :mod:`pollwire.decide`.
 
         more: Attributes of its item that this version of the code does not know.
@@ -676,6 +688,10 @@ class Record:
     extension: str = ""
     rank: int = 0
     keep: Mapping[str, Any] = field(default_factory=_nothing, repr=False)
+    told: str = ""
+    told_ms: int = 0
+    sequence: int = 0
+    epoch: int = 0
     states: Mapping[str, int] = field(default_factory=lambda: {})
     more: Mapping[str, Any] = field(default_factory=_nothing, repr=False)
 
@@ -698,6 +714,25 @@ class Change:
     digest: str
     rev: int
     again: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """
+    A change that was told before and is to be told once more, as it was.
+
+    Attributes:
+        sequence: Its number within the account's stream.
+
+        decided_ms: The instant of the decision, our clock.
+
+        epoch: Of the stream then, see :class:`pollwire.items.StreamState`.
+    """
+
+    change: Change
+    sequence: int
+    decided_ms: int
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,22 +6,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
+from pollwire import marks
 from pollwire.errors import Conflict, Misconfigured, Retryable
 from pollwire.items import (
     CHECKED,
     Listing,
     Newcomer,
+    StreamListing,
     connection_update,
     key,
     newcomer_item,
     number,
     read_connection,
     read_listing,
+    read_record,
+    read_stream_listing,
     text,
 )
-from pollwire.model import ACCOUNT_ID, NOTHING, Connection, require_texts
+from pollwire.model import ACCOUNT_ID, NOTHING, Connection, DeltaJob, Record, require_texts
 from pollwire.state import (
     TRANSACTION_MAX,
     State,
@@ -29,6 +34,7 @@ from pollwire.state import (
     shard_pk,
     shards_before,
     shards_for,
+    stream_pk,
 )
 
 #: The end of the year 9999: a pause until then ends when an operator ends it.
@@ -39,6 +45,12 @@ FINDS_MAX = 3
 
 #: Of an id that is watched.
 WATCHED_CHARS_MAX = 200
+
+#: Orders of one stream that may wait together: an account's item is read by every check.
+ORDERS_MAX = 8
+
+#: Records and rows of a stream that are counted for an operator.
+COUNTED_MAX = 10_000
 
 
 class Registry(State):
@@ -263,6 +275,28 @@ class Registry(State):
         values = {":ids": {"SS": [f"{until_ms}@{identity}"]}}
         return self._update_found(connection, account, "ADD watched :ids", values)
 
+    def order(self, connection: Connection, account: str, elements: Sequence[str]) -> bool:
+        """
+        Have streams listed from end to end by the next check; false if there is no account.
+
+        Args:
+            elements: Those of a pending set that ask for it, see :mod:`pollwire.marks`.
+
+        Raises:
+            Misconfigured: Too much was asked of one of the streams and is not done yet.
+        """
+        found = self.listing(connection, account)
+        waiting = found.standing.pending if found and found.standing else ()
+        for stream, before in marks.by_stream(waiting).items():
+            asked = sum(marks.asks_for_all([one]) for one in before)
+            if asked >= ORDERS_MAX and stream in marks.by_stream(elements):
+                raise Misconfigured(
+                    f"stream {stream}: it is to be listed {asked} times already; wait until that "
+                    "is done, or see what is in its way"
+                )
+        values = {":orders": {"SS": list(elements)}}
+        return self._update_found(connection, account, "ADD pending :orders", values)
+
     def _update_found(
         self, connection: Connection, account: str, expression: str, values: dict[str, Any]
     ) -> bool:
@@ -305,6 +339,21 @@ class Registry(State):
                 self._client.transact_write_items(TransactItems=actions)
             except self._client.exceptions.TransactionCanceledException as error:
                 raise Retryable("DynamoDB refused to remove items; try again") from error
+
+    # Streams
+
+    def stream_listing(self, job: DeltaJob) -> StreamListing:
+        """Read how a stream stands; of one that was never read, that nothing is known."""
+        pk = stream_pk(job)
+        rows = islice(self._query(pk, prefix="q#", names=("sk", "reason")), COUNTED_MAX)
+        bad = {item["sk"]["S"].removeprefix("q#"): item["reason"]["S"] for item in rows}
+        known = islice(self._query(pk, prefix="r#", names=("sk",)), COUNTED_MAX)
+        item = self._get(pk, "cursor") or {}
+        return read_stream_listing(item, self._table, sum(1 for _ in known), bad)
+
+    def known_records(self, job: DeltaJob) -> Iterator[Record]:
+        """Read all records of a stream, one after the other."""
+        return map(read_record, self._query(stream_pk(job), prefix="r#"))
 
 
 def _sorted_out(

@@ -13,10 +13,10 @@ One DynamoDB table.
     rate#<connection>        *          next_at; *push is for checks that a provider asks for
     stream#<connection>#<account>#<stream>
                              cursor     version, reached, previous, place, drain, outbox,
-                                        seq, drained_at, reconciled_at, trouble, trouble_at,
-                                        failures, not_before, home, epoch
+                                        seq, told_at, drained_at, reconciled_at, trouble,
+                                        trouble_at, failures, not_before, home, epoch
                              r#<id>     rev, digest, updated_at, at_ms, gone, missing_at, states,
-                                        ...
+                                        told, told_at, told_seq, told_epoch, ...
                              q#<key>    reason, seen_at: a row that cannot be read
 
 Instants are numbers of milliseconds. No attribute bears one of DynamoDB's reserved words, so that
@@ -575,22 +575,22 @@ class State:
 
     def stream(self, job: DeltaJob) -> StreamState:
         """Read how far a stream has come, consistent."""
-        item = self._get(_stream_pk(job), "cursor")
+        item = self._get(stream_pk(job), "cursor")
         return read_stream(item, self._table) if item else StreamState()
 
     def records(self, job: DeltaJob, ids: Collection[str]) -> dict[str, Record]:
         """Read the records of some ids, consistent; unknown ids are missing."""
-        keys = [key(_stream_pk(job), record_sk(one)) for one in sorted(set(ids))]
+        keys = [key(stream_pk(job), record_sk(one)) for one in sorted(set(ids))]
         return {record.id: record for record in map(read_record, self._batch_get(keys))}
 
     def all_records(self, job: DeltaJob) -> dict[str, Record]:
         """Read all records of a stream, consistent."""
-        items = self._query(_stream_pk(job), prefix="r#")
+        items = self._query(stream_pk(job), prefix="r#")
         return {record.id: record for record in map(read_record, items)}
 
     def bad_rows(self, job: DeltaJob, keys: Collection[str]) -> set[str]:
         """Tell which of these unreadable rows are recorded."""
-        found = self._batch_get([key(_stream_pk(job), f"q#{one}") for one in sorted(set(keys))])
+        found = self._batch_get([key(stream_pk(job), f"q#{one}") for one in sorted(set(keys))])
         return {item["sk"]["S"].removeprefix("q#") for item in found}
 
     def commit(
@@ -616,7 +616,7 @@ class State:
             Conflict: Another worker was faster. Nothing was written.
         """
         new = replace(new, version=old.version + 1)
-        pk = _stream_pk(job)
+        pk = stream_pk(job)
         update = cursor_update(self._table, pk, old, new)
         puts = [{**key(pk, record_sk(one.id)), **record_item(one)} for one in records]
         puts += [
@@ -646,7 +646,7 @@ class State:
         """Record why a stream does not come on, and leave it alone until an instant."""
         self._client.update_item(
             TableName=self._table,
-            Key=key(_stream_pk(job), "cursor"),
+            Key=key(stream_pk(job), "cursor"),
             UpdateExpression=(
                 "SET trouble = :trouble, trouble_at = :now, not_before = :at ADD failures :one"
             ),
@@ -764,5 +764,6 @@ def _decoded(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def _stream_pk(job: DeltaJob) -> str:
+def stream_pk(job: DeltaJob) -> str:
+    """Name the partition of a job's stream."""
     return f"stream#{job.connection}#{job.account}#{job.stream}"

@@ -83,7 +83,12 @@ CONVERSATIONS: Final = Stream(overlap_s=15, cache_s=8, reconcile_s=3600)
 #: A status is read once more when the longest cache of one that may still change has passed. The
 #: address of a medium is signed anew at every look.
 STATUSES: Final = Stream(
-    baseline=False, overlap_s=10, cache_s=10, volatile=frozenset({"media_url"}), watch_s=5
+    baseline=False,
+    overlap_s=10,
+    cache_s=10,
+    volatile=frozenset({"media_url"}),
+    watch_s=5,
+    watch_id="msg_[0-9A-Za-z_-]{1,64}",
 )
 
 #: No conversation is older.
@@ -132,7 +137,7 @@ SIGNATURE_CHARS_MAX: Final = 1_000
 
 _SECONDS = re.compile(r"[0-9]{1,12}")
 _PHONE_NUMBER_ID = re.compile(r"[0-9]{6,20}")
-_MESSAGE_ID = re.compile(r"msg_[0-9A-Za-z_-]{1,64}")
+_MESSAGE_ID = re.compile(STATUSES.watch_id)
 
 #: Status and ETag by message id.
 _Statuses = dict[str, list[str]]
