@@ -62,7 +62,7 @@ def is_personal(text: str) -> bool:
 
 
 #: Loggers of the functions and of the package.
-OURS = ("schedule", "check", "delta", "pollwire")
+OURS = ("schedule", "push", "check", "delta", "pollwire")
 
 
 class Watch(logging.Handler):

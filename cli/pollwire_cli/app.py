@@ -12,6 +12,7 @@ from pollwire_cli import (
     doctor,
     orders,
     redrive,
+    status,
     streams,
     subscriptions,
     tail,
@@ -32,3 +33,4 @@ app.add_typer(subscriptions.app)
 app.add_typer(tail.app)
 app.add_typer(redrive.app)
 app.add_typer(doctor.app)
+app.add_typer(status.app)

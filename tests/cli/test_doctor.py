@@ -154,14 +154,16 @@ def test_the_template_says_the_version_of_the_code():
 def test_the_functions_are_those_of_the_template():
     template = stack.load()
     functions = [
-        one for one in template["Resources"].values() if one["Type"] == "AWS::Serverless::Function"
+        one
+        for one in template["Resources"].values()
+        if one["Type"] == "AWS::Serverless::Function" and "Condition" not in one
     ]
     mappings = template["Mappings"]
     named = [one["Name"] for kind in ("Providers", "Streams") for one in mappings[kind].values()]
 
     names = health.function_names("shop")
 
-    assert len(names) == len(set(names)) == len(functions)
+    assert len(names) == len(set(names)) == len(functions) - 1  # Push is not in every stack.
     ends = {one.removeprefix("shop-").partition("-")[2] for one in names[1:]}
     assert names[0] == "shop-schedule"
     assert ends == set(named)
@@ -405,6 +407,19 @@ def test_another_version_is_warned_of(described, examined, value, said):
 
     assert state == "warning"
     assert said in says
+
+
+def test_the_function_that_takes_notifications_is_looked_at_if_there_is_one(described, examined):
+    before = examined()["functions"]
+    described["Outputs"] = [
+        *described["Outputs"],
+        {"OutputKey": "PushUrl", "OutputValue": "https://push.example"},
+    ]
+
+    assert (before, examined()["functions"]) == (
+        [("ok", "18 are active")],
+        [("ok", "19 are active")],
+    )
 
 
 def test_without_a_stack_nothing_of_it_is_looked_at(operator, aws):

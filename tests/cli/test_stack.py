@@ -163,6 +163,7 @@ def test_these_are_the_commands():
         ("watch",),
         ("doctor",),
         ("redrive",),
+        ("status",),
         ("subscribe",),
         ("subscriptions",),
         ("tail",),

@@ -69,7 +69,7 @@ def test_a_traceback_is_seen(seen):
 
 @pytest.mark.parametrize("said", [SECRET, PHONE])
 def test_what_lies_beside_a_message_is_seen(seen, said, capsys):
-    Logger(service="check").info("checked", extra={"counts": {"of": said}})
+    Logger(service="pollwire.probe").info("checked", extra={"counts": {"of": said}})
 
     assert seen
     capsys.readouterr()

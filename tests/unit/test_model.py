@@ -210,6 +210,7 @@ def test_nouns_do_not_change(noun):
     "noun",
     [
         pytest.param(Connection("a", "p", credential=b"canary"), id="connection"),
+        pytest.param(Connection("a", "p", push_secret=b"canary"), id="notified connection"),
         pytest.param(Account("a", "7", {}, credential={"password": "canary"}), id="account"),
         pytest.param(Request("u", headers={"x": "canary"}, form={"p": "canary"}), id="request"),
         pytest.param(Response(200, {"set-cookie": "canary"}, b"canary"), id="response"),
