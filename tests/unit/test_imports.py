@@ -55,7 +55,7 @@ COMMAND_ORDER = [
     {"importing", "connections", "queues"},
     {"accounts", "subscribers", "stuck"},
     {"deadletters", "streams"},
-    {"subscriptions", "orders", "status"},
+    {"subscriptions", "status", "orders"},
     {"tail", "redrive", "health"},
     {"doctor"},
     {"app"},
