@@ -16,7 +16,7 @@ from tests.simulation.scenario import Run, Scenario
 from tests.simulation.world import Broken
 
 #: Runs between two collections of garbage: what a run leaves behind is in circles.
-COLLECT_EVERY = 200
+COLLECT_EVERY = 16
 
 _COUNTS = re.compile(r'"counts": ?(\{[^}]*\})')
 
@@ -82,6 +82,9 @@ def perform(
     report: Report, family: str, given: Scenario, plan: Mapping[int, str] | None = None
 ) -> None:
     """Do one run and add it to a report; what breaks a promise becomes a failure in it."""
+    if report.runs % COLLECT_EVERY == 0:
+        gc.collect()
+        gc.freeze()  # All there is by now stays, and need not be looked through again.
     run, failure = Run(given, plan), None
     try:
         run.go()
@@ -91,8 +94,6 @@ def perform(
         failure = error
     planned = ",".join(f"{step}={fault}" for step, fault in (plan or {}).items())
     report.note(run, f"{family}:{given.seed}" + (f":{planned}" if planned else ""), failure)
-    if report.runs % COLLECT_EVERY == 0:
-        gc.collect()
 
 
 def many(family: str, seeds: Iterable[int]) -> Report:
