@@ -635,14 +635,12 @@ def _bound(params: Params, *used: Condition | expressions.Update | None) -> Valu
 
 
 def _values(*parsed: Condition | expressions.Update) -> frozenset[str]:
-    first, *others = parsed or (None,)
-    if first is None:
-        return frozenset()
-    return first.values.union(*(one.values for one in others)) if others else first.values
+    found: frozenset[str] = frozenset()
+    return found.union(*[one.values for one in parsed])
 
 
 def _check_values(values: Values, parsed: Sequence[Condition | expressions.Update]) -> None:
-    wanted = _values(*parsed)
+    wanted = parsed[0].values if len(parsed) == 1 else _values(*parsed)
     if missing := wanted - values.keys():
         raise Invalid(f"An expression attribute value is not defined: {min(missing)}")
     if len(values) > len(wanted):
@@ -854,6 +852,8 @@ class _Queues:
 
     def messages(self, name: str) -> list[Message]:
         queue = self._queues[name]
+        if not queue.messages:
+            return []
         self._expire(queue)
         self._refresh(queue)
         return list(queue.messages.values())

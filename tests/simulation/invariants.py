@@ -36,16 +36,13 @@ from tests.simulation import oracle
 from tests.simulation.custody import impersonal, without_secrets
 from tests.simulation.lambdas import MINUTE_MS
 from tests.simulation.upstream import Told, Upstream
-from tests.simulation.world import POISON, Broken, chosen
+from tests.simulation.world import POISON, SILENT, Broken, chosen, is_silent
 
 if TYPE_CHECKING:
     from tests.simulation.scenario import Run
 
 #: Requests to a provider for each account and minute, at most.
 REQUESTS_MAX = 120
-
-#: One of so many runs is let go on, to see that it has nothing more to say, and its numbers read.
-SILENT = 4
 
 #: Told after it happened, at most, when nothing goes wrong: two intervals, the overlap of its
 #: stream, and these seconds for the way.
@@ -387,7 +384,7 @@ def accounting(run: Run) -> None:
 
 def silence(run: Run) -> None:
     """I10: at rest, nothing more is said."""
-    if not chosen("silence", run.scenario.seed, SILENT) and run.world.plan is None:
+    if not is_silent(run.scenario.seed) and run.world.plan is None:
         return
     for is_last in (False, True):
         before, fetched = len(run.deliveries()), run.pace.fetched

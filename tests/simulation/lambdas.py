@@ -60,10 +60,30 @@ JOB = ("connection", "shard", "account", "stream", "due_ms", "after_s")
 _numbers = itertools.count()
 
 
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, text in before.items():
+            if text is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = text
+
+
 @cache
 def client(service: str) -> Any:
-    with mock.patch.dict(os.environ, ENVIRONMENT):
+    with _environment(ENVIRONMENT):
         return boto3.Session(region_name="us-east-1").client(service)
+
+
+@cache
+def _state(table: str) -> State:
+    """Make it once: it remembers nothing, and has the client remember what it registers there."""
+    return State(client("dynamodb"), table)
 
 
 @cache
@@ -75,7 +95,7 @@ def _code(stage: str) -> CodeType:
 def _load(spec: FunctionSpec) -> ModuleType:
     """Import a function's module once more, as a container's cold start does."""
     module = ModuleType(f"sim_{spec.stage}_{next(_numbers)}")
-    with mock.patch.dict(os.environ, {**ENVIRONMENT, **spec.environment}):
+    with _environment({**ENVIRONMENT, **spec.environment}):
         exec(_code(spec.stage), module.__dict__)  # noqa: S102 - the project's own source
     if each := getattr(module, spec.stage, None):
         # Powertools looks for it at every batch.
@@ -83,7 +103,7 @@ def _load(spec: FunctionSpec) -> ModuleType:
     return module
 
 
-#: What a module is imported with: its stage and its environment.
+#: What a module is used with: its stage, its level of logging and its environment.
 Kind = tuple[Any, ...]
 
 #: Modules that no container uses at the moment: importing takes longer than a run.
@@ -223,7 +243,7 @@ class Lambda:
         if spec:
             settings = Settings.read(spec.environment)
         return Pollwire(
-            state=State(client("dynamodb"), settings.table_name),
+            state=_state(settings.table_name),
             queues=Queues(client("sqs"), settings.checks_queue_url, settings.deltas_queue_url),
             topic=Topic(client("sns"), settings.events_topic_arn),
             sealer=Sealer(client("kms"), settings.key_arn, self.world.clock),
@@ -238,11 +258,11 @@ class Lambda:
     def _container(self, spec: FunctionSpec) -> Container:
         if self._warm[spec.name]:
             return self._warm[spec.name].pop()
-        kind = (spec.stage, *sorted(spec.environment.items()))
-        module = _spare[kind].pop() if _spare[kind] else _load(spec)
-        self._made.append((kind, module))
         level = logging.WARNING if self.world.is_terse else logging.INFO
         level = logging.DEBUG if self.is_loud else level
+        kind = (spec.stage, level, *sorted(spec.environment.items()))
+        module = _spare[kind].pop() if _spare[kind] else _load(spec)
+        self._made.append((kind, module))
         if module.logger.log_level != level:
             module.logger.setLevel(level)
         for handler in module.logger.handlers:
@@ -335,7 +355,8 @@ class Lambda:
 
     def _receive(self, spec: FunctionSpec) -> bool:
         now_ms = self.world.now_ms
-        if not any(one.visible_ms <= now_ms for one in self.world.aws.messages(spec.queue)):
+        waiting = self.world.aws.messages(spec.queue)
+        if not waiting or min([one.visible_ms for one in waiting]) > now_ms:
             return False
         url = self.world.deployed.queues[spec.queue].url
         wanted = partial(mapping_needs, spec, self.world.deployed)
@@ -388,12 +409,12 @@ class Lambda:
 
         self._invoke(spec, {"Records": records}, ended, _accounts(records))
 
-    def depths(self) -> dict[str, int]:
-        """Count what is queued for functions, in flight or not; but for what is held back yet."""
+    def depths(self, *, held: bool) -> dict[str, int]:
+        """Count what is queued for functions, in flight or not; what is held back yet if asked."""
         now_ms = self.world.now_ms
         return {
             one.queue: sum(
-                message.receives > 0 or message.visible_ms <= now_ms
+                held or message.receives > 0 or message.visible_ms <= now_ms
                 for message in self.world.aws.messages(one.queue)
             )
             for one in self._mapped.values()
