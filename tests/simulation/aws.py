@@ -1099,6 +1099,7 @@ def _uuid(number: int) -> str:
     return f"{number >> 32:08x}-{number >> 16 & 0xFFFF:04x}-4000-8000-{number & 0xFFFF:012x}"
 
 
+@lru_cache(maxsize=256)
 def _md5(text: str) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 

@@ -1052,7 +1052,7 @@ class Run:
         return found
 
     def _is_read(self, pk: str, account: str, element: str) -> bool:
-        """Tell whether a mark waits for nothing but to be read once more, in a run that need not."""
+        """Tell whether a mark waits to be read once more, in a run that need not see it."""
         if not self.is_hasty:
             return False
         stream = f"stream#{pk.split('#')[1]}#{account}#{element.partition('@')[0]}"

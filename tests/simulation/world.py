@@ -62,7 +62,7 @@ _PERMITTED: dict[int, tuple[Deployed, dict[Any, tuple[set[tuple[str, str]], list
 TALKATIVE = 8
 
 #: One of so many runs is let go on when it is at rest, and its numbers read.
-SILENT = 4
+SILENT = 8
 
 
 def chosen(what: str, seed: int, one_of: int) -> bool:
