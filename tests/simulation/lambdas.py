@@ -125,8 +125,8 @@ def _bound(world: World) -> Callable[[BaseClient, str, Any], Any]:
 
     def call(self: BaseClient, operation: str, params: Any) -> Any:
         model = self.meta.service_model
-        # Each of all calls is validated in some of the runs; each call of a run that is planned.
-        if world.plan is not None or not world.steps % VALIDATED:
+        # Each of all calls is validated in some of the runs.
+        if world.validates or not world.steps % VALIDATED:
             shape = model.operation_model(operation).input_shape
             report = _validator.validate(params, shape)
             if report.has_errors():
@@ -240,6 +240,8 @@ class Lambda:
             counts = stage(pollwire, job, *more)
             process.done.append(known)
             process.unasked |= bool(counts["unasked"])
+            for name, number in counts.items():
+                self.world.reached[f"count: {name}"] += number
             return counts
 
         return noting

@@ -5,8 +5,6 @@ What many runs were, added up.
 from __future__ import annotations
 
 import gc
-import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,8 +15,6 @@ from tests.simulation.world import Broken
 
 #: Runs between two collections of garbage: what a run leaves behind is in circles.
 COLLECT_EVERY = 16
-
-_COUNTS = re.compile(r'"counts": ?(\{[^}]*\})')
 
 
 @dataclass
@@ -72,8 +68,6 @@ class Report:
         self.repeats += len(told) - len(set(told))
         swallowed = world.reached["published"] - len(told)
         self.reached["published again within 5 minutes"] += max(swallowed, 0)
-        for counts in _COUNTS.findall(run.lambdas.logs.getvalue()):
-            self.reached += Counter({f"count: {k}": v for k, v in json.loads(counts).items()})
         if failure is not None:
             self.failures.append((replay, f"{type(failure).__name__}: {failure}"))
 

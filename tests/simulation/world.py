@@ -61,12 +61,15 @@ _PERMITTED: dict[int, tuple[Deployed, dict[Any, tuple[set[tuple[str, str]], list
 #: One of so many runs logs what goes well, too.
 TALKATIVE = 8
 
+#: One of so many planned runs has all of its calls validated.
+VALIDATED = 8
+
 #: One of so many runs is let go on when it is at rest, and its numbers read.
 SILENT = 8
 
 
-def chosen(what: str, seed: int, one_of: int) -> bool:
-    """Choose one of so many seeds, whatever else they are drawn or counted for."""
+def chosen(what: str, seed: object, one_of: int) -> bool:
+    """Choose one of so many seeds or plans, whatever else they are drawn or counted for."""
     return not zlib.crc32(f"{what} {seed}".encode()) % one_of
 
 
@@ -191,6 +194,8 @@ class World:
 
         is_terse: Only what goes wrong is logged.
 
+        validates: The parameters of each call are looked at as botocore does.
+
         reached: How often each thing of note happened.
 
         used: Permissions that were needed, by function.
@@ -233,7 +238,9 @@ class World:
         self.written: Callable[[Mapping[str, Any]], None] = lambda item: None
         self.others_ms: Callable[[], int] = lambda: 0
         # Writing what goes well takes a good part of a run's time.
-        self.is_terse = not chosen("talkative", seed, TALKATIVE) and plan is None
+        of = seed if plan is None else f"{seed} {sorted(plan.items())}"
+        self.is_terse = not chosen("talkative", of, TALKATIVE)
+        self.validates = plan is not None and chosen("validated", of, VALIDATED)
         self._outboxes: dict[tuple[str, str], Process | None] = {}
         self._main = getcurrent()
         self._permissions = _permissions(deployed)
