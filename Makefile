@@ -14,6 +14,7 @@ ROUNDS ?=
 ONLY ?=
 PORT ?=
 AWS_PORT ?=
+PAGE_PORT ?=
 
 export SAM_CLI_TELEMETRY := 0
 # The layers are built for what the template's parameters say, see layers/dependencies/Makefile.
@@ -26,9 +27,9 @@ SAM := .venv-sam/bin/sam
 OVERRIDES := $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
 
 # Modules of the layer, for what is run as a module of tests.
-simulate bench bench-peers cost: export PYTHONPATH := layers/pollwire
+simulate bench bench-peers cost audit: export PYTHONPATH := layers/pollwire
 
-.PHONY: help run test simulate bench bench-peers cost check build deploy clean environments
+.PHONY: help run test simulate bench bench-peers cost check audit build deploy clean environments
 
 help: ## Say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' Makefile | expand -t 20
@@ -37,6 +38,7 @@ help: ## Say what each target does
 	@printf '               SEED=1          what happens at the simulated provider, and in which order\n'
 	@printf '               PORT=8070       first port of the simulated providers; otherwise free ones\n'
 	@printf '               AWS_PORT=4566   port of MiniStack; otherwise a free one\n'
+	@printf '               PAGE_PORT=8060  port of the page; otherwise a free one\n'
 	@printf '  make test    ARGS="-k due"   more words for pytest\n'
 	@printf '  make simulate SECONDS=60 SEED=1   for how long, and where to begin\n'
 	@printf '               REPLAY=swarm:1   one run again, as a failure was printed\n'
@@ -50,9 +52,10 @@ help: ## Say what each target does
 	@printf '               PARAMETERS="AllowedHosts=https://api.example.com LogLevel=DEBUG"\n'
 	@printf '  all          PYTHON=python3.13   interpreter to make the environments with, 3.11 to 3.14\n'
 
-run: ## Run the whole system here, without an AWS account; print each event as it arrives
+run: ## Run the whole system here, without an AWS account; print and show each event as it arrives
 	@$(MAKE_ENVIRONMENTS) .venv/bin/python -m local \
-		--seconds '$(SECONDS)' --seed '$(SEED)' --port '$(PORT)' --aws-port '$(AWS_PORT)'
+		--seconds '$(SECONDS)' --seed '$(SEED)' --port '$(PORT)' --aws-port '$(AWS_PORT)' \
+		--page-port '$(PAGE_PORT)'
 
 test: ## Run every test; none needs an AWS account
 	@$(MAKE_ENVIRONMENTS) .venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
@@ -80,6 +83,9 @@ check: environments ## Check style, types and the template
 	.venv/bin/cfn-lint template.yaml
 	$(SAM) validate --lint --region us-east-1
 
+audit: ## Check what is deployed with checkov; .checkov.yaml says what is left out, and why
+	@$(MAKE_ENVIRONMENTS) .venv/bin/python -m tests.template.audit
+
 build: environments ## Build functions and layers for Lambda into .aws-sam
 	$(SAM) build $(OVERRIDES)
 
@@ -87,7 +93,7 @@ deploy: build ## Deploy to the AWS account you are logged in to
 	$(SAM) deploy --stack-name '$(STACK)' $(OVERRIDES)
 
 clean: ## Remove everything that can be made again
-	rm -rf .venv .venv-sam .venv-peers-* .local .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-sam .venv-peers-* .venv-audit .local .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -rf build *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

@@ -13,11 +13,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, Final
 
+from pollwire.items import Listing
 from pollwire.model import Connection, DeltaJob
 from pollwire.providers import registered
+from pollwire.registry import Registry
 from pollwire.secrets import Sealer
-from pollwire.state import State, shard_of
+from pollwire.state import shard_of
 
+from local.board import Accounts
 from local.ledger import Ledger, Made
 from local.processes import Failed, Stop
 from local.simulators import intelli, kirimdev, youmail
@@ -71,7 +74,7 @@ class Customer:
 
     def __init__(self, stack: Stack) -> None:
         self._simulators = stack.simulators
-        self._state = State(stack.client("dynamodb"), stack.outputs["StateTableName"])
+        self._registry = Registry(stack.client("dynamodb"), stack.outputs["StateTableName"])
         self._sealer = Sealer(stack.client("kms"), stack.outputs["KeyArn"], now_ms)
         self.connections = {name: self._connection(name) for name in ACCOUNTS}
 
@@ -80,16 +83,27 @@ class Customer:
         for provider, account in _all_accounts():
             connection = self.connections[provider]
             if account == ACCOUNTS[provider][0]:
-                self._state.put_connection(connection)
+                self._registry.put_connection(connection)
             settings, secret = MAKERS[provider](self._simulators[provider], account)
             sealed = self._sealer.seal(secret, connection.name, account) if secret else None
-            self._state.add_account(connection, account, settings=settings, credential=sealed)
+            self._registry.add_account(connection, account, settings=settings, credential=sealed)
 
     def watch(self, provider: str, account: str, identity: str) -> None:
         """Have an eye on what is watched by its id only."""
-        connection = self.connections[provider]
-        shard = shard_of(account, connection.shards)
-        self._state.watch(connection.name, shard, account, identity, now_ms() + WATCH_MS)
+        ends_ms = now_ms() + WATCH_MS
+        self._registry.watch(self.connections[provider], account, identity, ends_ms)
+
+    def accounts(self) -> dict[str, Accounts]:
+        """Count all accounts by provider, whoever registered them."""
+        counts: dict[str, Accounts] = {}
+        connections, _ = self._registry.connections()
+        for one in connections:
+            paused = one.paused_until_ms > now_ms()
+            standing = counts.setdefault(one.provider, Accounts())
+            counts[one.provider] = sum(
+                (_count(listing, paused) for listing in self._registry.accounts(one)), standing
+            )
+        return counts
 
     def await_baseline(self, stop: Stop) -> None:
         """
@@ -128,14 +142,21 @@ class Customer:
         connection = self.connections[provider]
         shard = shard_of(account, connection.shards)
         if account == NEW_ACCOUNT:  # Known to be empty is all there is to know.
-            standing = self._state.account(connection.name, shard, account)
+            standing = self._registry.account(connection.name, shard, account)
             return bool(standing and standing.marks)
         jobs = (
             DeltaJob(connection.name, shard, account, name, (), 0)
             for name, stream in registered()[provider].streams.items()
             if stream.baseline
         )
-        return all(self._state.stream(job).drained_ms for job in jobs)
+        return all(self._registry.stream(job).drained_ms for job in jobs)
+
+
+def _count(one: Listing, paused: bool) -> Accounts:
+    standing = one.standing
+    if standing is None:  # It cannot be read, and so not be polled.
+        return Accounts(1, int(paused), 1)
+    return Accounts(1, int(paused or standing.paused), int(standing.failures > 0))
 
 
 def _all_accounts() -> Iterator[tuple[str, str]]:
@@ -279,7 +300,9 @@ class Activity:
         for stream, kind, identity, _, account in journal[self._journaled[provider] :]:
             # A voicemail is a call, too: two entities, and only the first one is asked for.
             fields = shows if stream != "history" else None
-            self._ledger.made(Made((account, stream, identity), kind, at_ms, fields or {}))
+            self._ledger.made(
+                Made((account, stream, identity), kind, at_ms, fields or {}, provider)
+            )
             self._say(f"{account}: {stream} {kind} {identity} ({call.replace('_', ' ')})")
         self._journaled[provider] = len(journal)
         return str(result)

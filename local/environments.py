@@ -4,6 +4,7 @@ The environments that everything else runs in.
     .venv       MiniStack, boto3, what handlers, layers, tests and checks need
     .venv-sam   aws-sam-cli, which pins another botocore
     .venv-peers-*   what Pollwire is compared with; only "make bench-peers" makes them
+    .venv-audit     checkov; only "make audit" makes it
 
 Standard library only; see local/bootstrap.py.
 """
@@ -31,6 +32,9 @@ PEERS = {
     f".venv-peers-{name}": f"requirements-peers-{name}.txt" for name in ("airbyte", "singer", "dlt")
 }
 
+AUDIT = {".venv-audit": "requirements-audit.txt"}
+PINS = ENVIRONMENTS | PEERS | AUDIT
+
 #: Both environments, and pip's scratch space beside them.
 DISK_MB = 1500
 
@@ -57,7 +61,7 @@ TROUBLES = (
 
 def requirements(folder: str) -> str:
     """Read what is pinned for an environment."""
-    return (ROOT / "local" / (ENVIRONMENTS | PEERS)[folder]).read_text()
+    return (ROOT / "local" / PINS[folder]).read_text()
 
 
 def stamp_text(folder: str) -> str:
@@ -95,7 +99,7 @@ def make(folder: str, processes: Processes) -> None:
         "--no-deps",
     ]
     pip += ["--disable-pip-version-check", "--no-compile", "--progress-bar=off", "--requirement"]
-    pinned = ROOT / "local" / (ENVIRONMENTS | PEERS)[folder]
+    pinned = ROOT / "local" / PINS[folder]
     processes.run(name, [*pip, pinned], environment, explain)
     (ROOT / folder / "pollwire-stamp").write_text(stamp_text(folder))
 

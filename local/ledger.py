@@ -9,6 +9,7 @@ entity whose last change nobody answered is lost.
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,13 +29,15 @@ class Made:
         at_ms: When it could be read for the first time.
 
         shows: Fields by which the record tells that this change is in it.
+
+        provider: Where.
     """
 
     entity: Entity
     kind: str
     at_ms: int
     shows: Mapping[str, Any] = field(default_factory=dict)
-    answered_ms: int = 0
+    provider: str = ""
     is_coalesced: bool = False
 
     def is_in(self, body: Mapping[str, Any]) -> bool:
@@ -43,6 +46,24 @@ class Made:
             return bool(self.kind == body["change"])
         record = record_of(body)
         return all(record.get(name) == value for name, value in self.shows.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """
+    How long changes took to be received.
+
+    Attributes:
+        changes: How many of them were.
+
+        p50_s: Seconds that half of them stayed within; 0 if there are none.
+
+        p99_s: Seconds that 99 of 100 of them stayed within.
+    """
+
+    changes: int
+    p50_s: float
+    p99_s: float
 
 
 class Ledger:
@@ -68,17 +89,19 @@ class Ledger:
         self._open: dict[Entity, list[Made]] = {}
         self._last: dict[Entity, Mapping[str, Any]] = {}
         self._uuids: set[str] = set()
+        # Milliseconds, the shortest first, by provider; under "" those of all.
+        self._waits: dict[str, list[int]] = {}
 
     def made(self, change: Made) -> None:
         """Note a change."""
         self.changes.append(change)
         self._open.setdefault(change.entity, []).append(change)
 
-    def received(self, event: Mapping[str, Any], now_ms: int) -> None:
-        """Note an event."""
+    def received(self, event: Mapping[str, Any], now_ms: int) -> bool:
+        """Note an event; tell whether it was received for the first time."""
         if event["uuid"] in self._uuids:
             self.repeated += 1
-            return
+            return False
         self._uuids.add(event["uuid"])
         self.events += 1
         body = event["body"]
@@ -87,10 +110,20 @@ class Ledger:
         self._last[entity] = body
         waiting = self._open.get(entity, [])
         shown = [number for number, change in enumerate(waiting, 1) if change.is_in(body)]
-        if not shown:
+        if shown:
+            self._answer(entity, shown[-1], now_ms)
+        else:
             self.unasked += 1
-            return
-        self._answer(entity, shown[-1], now_ms)
+        return True
+
+    def freshness(self, provider: str = "") -> Freshness:
+        """Say how long changes took from a provider, or from all of them, until now."""
+        waits = self._waits.get(provider, [])
+        return Freshness(len(waits), _share(waits, 0.5), _share(waits, 0.99))
+
+    def unanswered(self) -> int:
+        """Count the records that changed and were not heard of since, without judging them."""
+        return len(self._open)
 
     def outstanding(self) -> list[Made]:
         """Name the last change of every entity that has not been answered."""
@@ -111,19 +144,20 @@ class Ledger:
         """
         missing = len(self.outstanding())
         lost = f"{missing} on their way, 0 lost" if on_their_way else f"{missing} lost"
-        waits = sorted(one.answered_ms - one.at_ms for one in self.changes if one.answered_ms)
+        fresh = self.freshness()
         coalesced = sum(change.is_coalesced for change in self.changes)
         return (
             f"{ran_s:.0f} s: {len(self.changes)} changes at the provider, "
             f"{self.events} events received ({self.unasked} beside these changes), {lost}, "
             f"{self.repeated} repeated, {coalesced} coalesced; from change to receipt "
-            f"median {_share(waits, 0.5):.1f} s, p99 {_share(waits, 0.99):.1f} s"
+            f"median {fresh.p50_s:.1f} s, p99 {fresh.p99_s:.1f} s"
         )
 
     def _answer(self, entity: Entity, count: int, now_ms: int) -> None:
         waiting = self._open[entity]
         for change in waiting[:count]:
-            change.answered_ms = max(now_ms, change.at_ms)
+            for name in {change.provider, ""}:
+                insort(self._waits.setdefault(name, []), max(now_ms - change.at_ms, 0))
         for change in waiting[: count - 1]:
             change.is_coalesced = True
         del waiting[:count]

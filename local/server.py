@@ -9,6 +9,7 @@ because Pollwire's hosts have no path. Another process makes things happen throu
 
     POST {url}{prefix}/_sim/           {"call": "leave_voicemail", "args": {"account": "7"}}
     GET  {url}{prefix}/_sim/journal    every change made so far
+    GET  {url}{prefix}/_sim/answered   how many requests were answered so far, by status
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import json
 import socket
 import sys
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -32,15 +34,20 @@ IDLE_S = 60
 
 class Server:
     """
-    A running server; also a context manager that closes it.
+    A running server of this machine only; also a context manager that closes it.
+
+    Args:
+        handler: Answers requests; it finds *content* as the attribute of its server.
+
+        port: 0 for a free one.
 
     Attributes:
         url: Base URL without a slash at the end; a simulator's prefix follows it.
     """
 
-    def __init__(self, simulators: Mapping[str, Simulator], port: int) -> None:
-        self._http = _Http(("127.0.0.1", port), _Handler)
-        self._http.simulators = dict(simulators)
+    def __init__(self, handler: type[BaseHTTPRequestHandler], content: Any, port: int) -> None:
+        self._http = Http(("127.0.0.1", port), handler)
+        self._http.content = content
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
         self._thread = threading.Thread(
             target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
@@ -70,13 +77,41 @@ def serve(simulators: Mapping[str, Simulator], port: int = 0) -> Server:
 
         port: 0 for a free one.
     """
-    return Server(simulators, port)
+    return Server(_Handler, {prefix: _Mounted(one) for prefix, one in simulators.items()}, port)
 
 
-class _Http(ThreadingHTTPServer):
+class _Mounted:
+    """A simulator, and how often it answered with which status."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator = simulator
+        self._answered: Counter[int] = Counter()
+        self._lock = threading.Lock()
+
+    def handle(self, *request: Any) -> Answer:
+        answer = self.simulator.handle(*request)
+        with self._lock:
+            self._answered[answer[0]] += 1
+        return answer
+
+    def control(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        if method == "GET" and path == "/_sim/answered":
+            with self._lock:
+                return _json(200, self._answered)
+        return control(self.simulator, method, path, headers, body)
+
+
+class Http(ThreadingHTTPServer):
+    """
+    Answers each connection in a thread of its own, and can cut them all.
+
+    Attributes:
+        content: What handlers answer with.
+    """
+
     daemon_threads = True
     request_queue_size = 128
-    simulators: dict[str, Simulator]
+    content: Any
 
     def __init__(self, *args: Any) -> None:
         self._open: dict[socket.socket, threading.Thread] = {}
@@ -95,6 +130,7 @@ class _Http(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
     def cut(self) -> None:
+        """End the connections that clients keep alive."""
         for connection, thread in list(self._open.items()):
             try:
                 connection.shutdown(socket.SHUT_RDWR)
@@ -111,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = 1 << 16  # Head and body leave in one packet.
     timeout = IDLE_S
-    server: _Http
+    server: Http
 
     def do_GET(self) -> None:
         self._answer()
@@ -129,20 +165,20 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(413, {}, b"")
         body = self.rfile.read(int(length))
         url = urlsplit(self.path)
-        prefix, simulator = self._find(url.path)
-        if simulator is None:
+        prefix, mounted = self._find(url.path)
+        if mounted is None:
             return self._send(404, {}, b"no simulator is mounted here")
         path = url.path[len(prefix) :]
         headers = {name.lower(): value for name, value in self.headers.items()}
         if path.startswith("/_sim/"):
-            return self._send(*control(simulator, self.command, path, headers, body))
+            return self._send(*mounted.control(self.command, path, headers, body))
         query = dict(parse_qsl(url.query, keep_blank_values=True))
-        return self._send(*simulator.handle(self.command, path, query, headers, body))
+        return self._send(*mounted.handle(self.command, path, query, headers, body))
 
-    def _find(self, path: str) -> tuple[str, Simulator | None]:
-        for prefix in sorted(self.server.simulators, key=len, reverse=True):
+    def _find(self, path: str) -> tuple[str, _Mounted | None]:
+        for prefix in sorted(self.server.content, key=len, reverse=True):
             if path.startswith(f"{prefix}/"):
-                return prefix, self.server.simulators[prefix]
+                return prefix, self.server.content[prefix]
         return "", None
 
     def _send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:

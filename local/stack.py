@@ -139,7 +139,7 @@ class Stack:
     def _start_simulators(self) -> None:
         for number, name in enumerate(registered()):
             wanted = self._ports.provider and self._ports.provider + number
-            port = _port(wanted, "PORT")
+            port = choose_port(wanted, "PORT")
             command: list[str | Path] = [PYTHON, "-m", "local.server", name, "--port", port]
             self.processes.start(f"simulator-{name}", command, _clean(), ROOT)
             simulated = Simulated(port)
@@ -148,7 +148,7 @@ class Stack:
             self._say(f"simulated {name} is up: {simulated.url}")
 
     def _start_ministack(self) -> None:
-        port = int(_port(self._ports.aws, "AWS_PORT"))
+        port = int(choose_port(self._ports.aws, "AWS_PORT"))
         folder = self._work / "tmp"
         # Named settings only, and for the loopback only: by itself it listens to everybody.
         environment = _clean() | {
@@ -251,6 +251,11 @@ class Simulated:
         journal: list[list[Any]] = json.loads(self._request("GET", "/_sim/journal"))
         return journal
 
+    def answered(self) -> dict[str, int]:
+        """Count the requests that it answered so far, by status."""
+        answered: dict[str, int] = json.loads(self._request("GET", "/_sim/answered"))
+        return answered
+
     def _request(self, method: str, path: str, body: str | None = None) -> bytes:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
@@ -277,8 +282,18 @@ def _answers(port: int, path: str) -> bool:
         connection.close()
 
 
-def _port(wanted: int, name: str) -> str:
-    """Check that a port is free, or pick one."""
+def choose_port(wanted: int, name: str) -> str:
+    """
+    Check that a port is free, or pick one.
+
+    Args:
+        wanted: 0 for any.
+
+        name: Of the variable that says which.
+
+    Raises:
+        Failed: It is not.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

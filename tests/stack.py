@@ -113,6 +113,11 @@ def create(clients: Callable[[str], Any]) -> dict[str, str]:
     variables = template["Globals"]["Function"]["Environment"]["Variables"]
     outputs = {name.replace("_", ""): {"Value": value} for name, value in variables.items()}
     outputs["SUBSCRIBERURL"] = {"Value": {"Ref": "Subscriber"}}
+    outputs |= {
+        name: output
+        for name, output in template["Outputs"].items()
+        if not isinstance(output["Value"], dict) or _named(output["Value"]) in resources
+    }
     made = {
         "Parameters": template["Parameters"],
         "Mappings": template["Mappings"],
@@ -129,15 +134,33 @@ def create(clients: Callable[[str], Any]) -> dict[str, str]:
     return environment
 
 
+def _named(value: Mapping[str, Any]) -> str:
+    """Name the resource that a ``Ref`` or a ``GetAtt`` is of."""
+    (named,) = value.values()
+    return str(named if isinstance(named, str) else named[0])
+
+
 def _subscribe(
     clients: Callable[[str], Any], properties: Mapping[str, Any], environment: Mapping[str, str]
 ) -> None:
     # moto's CloudFormation knows no subscriptions.
-    queue = environment["SUBSCRIBER_URL"]
-    found = clients("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])
+    dead = properties["RedrivePolicy"]["deadLetterTargetArn"]["Fn::GetAtt"][0]
+    found = clients("cloudformation").describe_stack_resource(
+        StackName=NAME, LogicalResourceId=dead
+    )
+    queues = (environment["SUBSCRIBER_URL"], found["StackResourceDetail"]["PhysicalResourceId"])
+    queue, dead = (
+        clients("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])[
+            "Attributes"
+        ]["QueueArn"]
+        for url in queues
+    )
     clients("sns").subscribe(
         TopicArn=environment["EVENTS_TOPIC_ARN"],
         Protocol=properties["Protocol"],
-        Endpoint=found["Attributes"]["QueueArn"],
-        Attributes={"RawMessageDelivery": str(properties["RawMessageDelivery"]).lower()},
+        Endpoint=queue,
+        Attributes={
+            "RawMessageDelivery": str(properties["RawMessageDelivery"]).lower(),
+            "RedrivePolicy": json.dumps({"deadLetterTargetArn": dead}),
+        },
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import typer
 
-from pollwire_cli import accounts, connections
+from pollwire_cli import accounts, connections, doctor, redrive, subscriptions, tail
 
 # A traceback with the values of variables could show a secret.
 app = typer.Typer(
@@ -17,3 +17,7 @@ app = typer.Typer(
 )
 app.add_typer(connections.app, name="connections")
 app.add_typer(accounts.app, name="accounts")
+app.add_typer(subscriptions.app)
+app.add_typer(tail.app)
+app.add_typer(redrive.app)
+app.add_typer(doctor.app)

@@ -15,7 +15,7 @@ from pollwire.errors import Misconfigured
 from pollwire.http.hosts import Hosts
 from pollwire.model import Connection
 from pollwire.providers import Provider, registered
-from pollwire.state import FOREVER_MS
+from pollwire.registry import FOREVER_MS
 
 from pollwire_cli.command import command
 from pollwire_cli.output import document, done, fields, instant, pairs_text, table
@@ -214,9 +214,12 @@ def pairs(words: list[str] | None, option: str) -> Mapping[str, str]:
     return found
 
 
-def confirm(question: str, yes: bool) -> None:
+def confirm(question: str, yes: bool, otherwise: str = "nothing was removed") -> None:
     """
     Ask before something is destroyed.
+
+    Args:
+        otherwise: What is so if the answer is no.
 
     Raises:
         Misconfigured: The answer is no, or there is nobody to ask.
@@ -224,11 +227,11 @@ def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not interactive():
-        raise Misconfigured("nothing was removed: there is no terminal to ask on; give --yes")
+        raise Misconfigured(f"{otherwise}: there is no terminal to ask on; give --yes")
     # Not typer.confirm(), which writes a blank to stdout: that is for the answer.
     typer.echo(f"{question} [y/N] ", err=True, nl=False)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise Misconfigured("nothing was removed")
+        raise Misconfigured(otherwise)
 
 
 def _changed(

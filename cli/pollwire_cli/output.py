@@ -53,8 +53,8 @@ def pairs_text(pairs: Mapping[str, str]) -> str:
 
 
 def plain(text: str) -> str:
-    """Leave out what would steer a terminal: what is shown was written by others."""
-    return "".join(one if one.isprintable() else "?" for one in text)
+    """Write out what would steer a terminal: what is shown was written by others."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _print(rows: Sequence[Sequence[object]], header: bool) -> None:

@@ -5,7 +5,9 @@ The stack that a command works on, found when it is first needed.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import Any
 
@@ -15,8 +17,8 @@ from botocore.exceptions import ClientError
 from pollwire.errors import Misconfigured
 from pollwire.model import NAME, Connection
 from pollwire.providers import Provider, registered
+from pollwire.registry import Registry
 from pollwire.secrets import Sealer
-from pollwire.state import State
 from pollwire.wiring import clock
 
 #: Threads that seal credentials, each with a connection to KMS.
@@ -48,14 +50,38 @@ class Session:
         self.now_ms = clock()
         self._stack = stack
         self._given = {name: value for name, value in given.items() if value}
+        self._clients: dict[str, Any] = {}
 
     @cached_property
-    def state(self) -> State:
-        return State(self._client("dynamodb"), self._output("StateTableName"))
+    def state(self) -> Registry:
+        return Registry(self._client("dynamodb"), self.table_name)
 
     @cached_property
     def sealer(self) -> Sealer:
-        return Sealer(self._client("kms"), self._output("KeyArn"), clock)
+        return Sealer(self._client("kms"), self.key_arn, clock)
+
+    @property
+    def table_name(self) -> str:
+        return self._output("StateTableName")
+
+    @property
+    def key_arn(self) -> str:
+        return self._output("KeyArn")
+
+    @cached_property
+    def topic_arn(self) -> str:
+        return self._output("EventsTopicArn")
+
+    @cached_property
+    def name(self) -> str:
+        """The stack's name, which the names of its queues begin with; it may be given as an ARN."""
+        return str(self.described["StackName"])
+
+    def client(self, service: str) -> Any:
+        """Make the client of a service, once."""
+        if service not in self._clients:
+            self._clients[service] = self._client(service)
+        return self._clients[service]
 
     def connection(self, name: str) -> Connection:
         """
@@ -96,7 +122,7 @@ class Session:
             return None
         found = [
             one.get("ParameterValue", "")
-            for one in self._described.get("Parameters", [])
+            for one in self.described.get("Parameters", [])
             if one["ParameterKey"] == "AllowedHosts"
         ]
         return [host for host in found[0].split(",") if host.strip()] if found else None
@@ -104,7 +130,7 @@ class Session:
     def _output(self, name: str) -> str:
         if name in self._given:
             return self._given[name]
-        for output in self._described.get("Outputs", []):
+        for output in self.described.get("Outputs", []):
             if output["OutputKey"] == name:
                 return str(output["OutputValue"])
         raise Misconfigured(
@@ -113,7 +139,15 @@ class Session:
         )
 
     @cached_property
-    def _described(self) -> Mapping[str, Any]:
+    def described(self) -> Mapping[str, Any]:
+        """
+        What CloudFormation says of the stack.
+
+        Raises:
+            Misconfigured: There is none of that name.
+        """
+        if not self._stack:  # CloudFormation would describe all stacks, and any be taken.
+            raise Misconfigured("stack: its name is empty; give --stack or POLLWIRE_STACK")
         try:
             answer = self._client("cloudformation").describe_stacks(StackName=self._stack)
         except ClientError as error:
@@ -134,6 +168,15 @@ class Session:
 
     def _client(self, service: str) -> Any:
         return self._boto.client(service, config=AWS)
+
+
+def aws_time(answer: Mapping[str, Any]) -> float:
+    """Say what time it was by AWS's clock when it gave an answer, in seconds since the epoch."""
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    try:
+        return parsedate_to_datetime(headers["date"]).timestamp()
+    except (KeyError, ValueError):
+        return time.time()
 
 
 def provider_of(name: str) -> Provider:

@@ -26,6 +26,7 @@ from unittest import mock
 from pollwire import wiring
 from pollwire.events import iso
 from pollwire.model import CheckJob, Connection
+from pollwire.registry import Registry
 
 from local.server import serve
 from local.simulators.youmail import YouMail
@@ -124,12 +125,12 @@ class Deployment:
     def _populate(self) -> None:
         for account in self.ids:
             self.provider.add_account(account, _phone(account), PASSWORD, _phone(account))
-        state, sealer = wiring.world().state, wiring.world().sealer
-        state.put_connection(self.connection)
+        registry, sealer = self._registry(), wiring.world().sealer
+        registry.put_connection(self.connection)
         for account in self.ids[:ORIGINALS]:
             phone = _phone(account)
             sealed = sealer.seal({"username": phone, "password": PASSWORD}, "shop", account)
-            state.add_account(
+            registry.add_account(
                 self.connection, account, settings={"phone": phone}, credential=sealed
             )
         self.rest()
@@ -158,7 +159,11 @@ class Deployment:
         self._put(replace(self.connection, slowest_s=slowest_s))
 
     def _put(self, connection: Connection) -> None:
-        wiring.world().state.put_connection(connection)
+        self._registry().put_connection(connection)
+
+    def _registry(self) -> Registry:
+        client = wiring.boto3.Session().client("dynamodb", config=wiring.AWS)
+        return Registry(client, self.deployed.table)
 
     def forget(self) -> None:
         """Forget what a container has in memory of credentials, as if it were another one."""

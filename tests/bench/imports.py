@@ -3,9 +3,9 @@ What it takes to register a hundred thousand accounts.
 
     python -m tests.bench.imports
 
-``State.add_accounts`` with a real boto3 client: it serialises, signs and parses all it does. First
-all of them in one import, answered at once, for the processor time; then in several imports side by
-side, each call waiting for its answer.
+``Registry.add_accounts`` with a real boto3 client: it serialises, signs and parses all it does.
+First all of them in one import, answered at once, for the processor time; then in several imports
+side by side, each call waiting for its answer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import boto3
 from pollwire.items import Newcomer, connection_item
 from pollwire.model import Connection
 from pollwire.pipeline import SHARD_MAX
-from pollwire.state import State
+from pollwire.registry import Registry
 from pollwire.wiring import AWS
 
 from tests.bench import accounts
@@ -115,7 +115,7 @@ def _imported(imports: int, latency_s: float) -> tuple[float, float, Aws]:
     connection = Connection("bench", "youmail")
     aws = Aws(connection, latency_s)
     aws.install()
-    table = State(boto3.client("dynamodb", config=AWS), TABLE)
+    table = Registry(boto3.client("dynamodb", config=AWS), TABLE)
     sealed = bytes(range(230))
     newcomers = [
         Newcomer(one, {"phone": f"4255{one[-6:]}"}, sealed) for one in accounts.ids(ACCOUNTS)

@@ -36,6 +36,7 @@ from pollwire.http.limits import Limits
 from pollwire.items import Newcomer
 from pollwire.model import CheckJob, Connection
 from pollwire.queues import read_check, read_delta
+from pollwire.registry import Registry
 from pollwire.world import World
 
 from local.server import serve
@@ -163,14 +164,16 @@ class Case:
             requests_per_second=2_000,
             shards=shards,
         )
-        self.world.state.put_connection(connection)
+        client = wiring.boto3.Session().client("dynamodb", config=wiring.AWS)
+        registry = Registry(client, os.environ["TABLE_NAME"])
+        registry.put_connection(connection)
         newcomers = []
         for account in [str(10**10 + number) for number in range(shards * ACCOUNTS // SHARDS)]:
             credential = {"username": account, "password": PASSWORD, "api_key": "kdv_live_bench"}
             sealed = self.world.sealer.seal(credential, name, account)
             settings = {"phone": account, "fields": "history"}
             newcomers.append(Newcomer(account, settings, sealed))
-        assert not self.world.state.add_accounts(connection, newcomers)
+        assert not registry.add_accounts(connection, newcomers)
 
     def run(self) -> dict[str, Any]:
         """Let things change for a while; return how long each took to be published."""

@@ -12,14 +12,15 @@ import pytest
 from moto import mock_aws
 from pollwire.items import Newcomer
 from pollwire.model import Connection
+from pollwire.registry import Registry
 from pollwire.secrets import Sealer
-from pollwire.state import State
 from pollwire.wiring import clock
 from pollwire_cli import connections, secret
 from pollwire_cli.app import app
 from typer.testing import CliRunner
 
 from tests import stack
+from tests.canaries import holds_canary
 
 #: Whatever is printed, no part of this is in it.
 CANARY = "canary-password"
@@ -70,7 +71,7 @@ class Operator:
         answers: All that was printed so far.
     """
 
-    state: State
+    state: Registry
     sealer: Sealer
     clients: Any
     answers: list[Answer]
@@ -80,7 +81,7 @@ class Operator:
         assert result.exception is None or isinstance(result.exception, SystemExit), result
         answer = Answer(result.exit_code, result.stdout, result.stderr)
         self.answers.append(answer)
-        assert CANARY not in answer.out + answer.err
+        assert not holds_canary(answer.out + answer.err)
         assert "Traceback" not in answer.err
         return answer
 
@@ -146,7 +147,7 @@ def operator(monkeypatch, clients):
         made = stack.create(clients)
         monkeypatch.setenv("POLLWIRE_TABLE_NAME", made["TABLE_NAME"])
         monkeypatch.setenv("POLLWIRE_KEY_ARN", made["KEY_ARN"])
-        state = State(clients("dynamodb"), made["TABLE_NAME"])
+        state = Registry(clients("dynamodb"), made["TABLE_NAME"])
         yield Operator(state, Sealer(clients("kms"), made["KEY_ARN"], clock), clients, [])
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from pollwire.items import Newcomer
 from pollwire.model import Connection
-from pollwire.state import FOREVER_MS
+from pollwire.registry import FOREVER_MS
 
 from tests.cli.conftest import CANARY, CREDENTIAL
 
@@ -214,7 +214,7 @@ def test_a_connection_is_shown_without_its_credential(operator):
 def test_what_steers_a_terminal_is_not_shown(operator):
     operator.connect(settings={"a": "\x1b[31m\x07red"})
 
-    assert "a=?[31m?red" in operator.done("connections", "show", "shop").out
+    assert r"a=\x1b[31m\x07red" in operator.done("connections", "show", "shop").out
 
 
 def test_a_connection_is_paused_until_it_is_resumed(operator):

@@ -155,6 +155,12 @@ def test_these_are_the_commands():
     assert set(commands()) == {
         *(("connections", word) for word in connections),
         *(("accounts", word) for word in accounts),
+        ("doctor",),
+        ("redrive",),
+        ("subscribe",),
+        ("subscriptions",),
+        ("tail",),
+        ("unsubscribe",),
     }
 
 
@@ -186,4 +192,4 @@ def test_a_reason_is_one_line(operator, monkeypatch):
 
     monkeypatch.setattr(Session, "state", property(failing))
 
-    assert operator.refused("connections", "list") == "pollwire: first second?[1m"
+    assert operator.refused("connections", "list") == "pollwire: first second\\x1b[1m"

@@ -82,10 +82,15 @@ def test_a_missing_key_is_named(acme):
 
 
 def test_the_filters_of_the_readme_compile():
-    (source,) = [block for block in BLOCKS if "compile_filter" in block]
+    (source,) = [block for block in BLOCKS if "compile_filters" in block]
     names: dict = {}
     exec(source, names)  # noqa: S102 - it is our own README
-    fax, contacts = [one for one in ast.parse(source).body if isinstance(one, ast.Expr)]
+    (contacts,) = [one for one in ast.parse(source).body if isinstance(one, ast.Expr)]
+    written = re.findall(r"^pollwire (?:subscribe|tail) .*$", README, re.MULTILINE)
+    paths = [re.findall(r"'(/[^']+)'", line) for line in written]
 
-    assert eval(ast.unparse(fax), names)["type"] == ["Fax"]  # noqa: S307
     assert eval(ast.unparse(contacts), names)["change"] == ["deleted"]  # noqa: S307
+    fax, deleted, created = [names["compile_filters"](one, names["streams"]) for one in paths]
+    assert fax["type"] == ["Fax"]
+    assert len(deleted["$or"]) == 2
+    assert created == {"change": ["created"]}

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,11 +23,13 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from local.board import EVENTS_MAX, Board
 from local.demo import ACCOUNTS, NEW_ACCOUNT, SEED_ACCOUNT, Activity, now_ms
 from local.ledger import record_of
+from local.page import Page
 from local.processes import Stop
 from local.run import Customer, Follower, Ledger, Stack
-from local.stack import ACCOUNT, REGION, STACK
+from local.stack import ACCOUNT, PYTHON, REGION, ROOT, SECRET, STACK
 
 #: All changes have arrived after 20 to 30 s; a busy machine may take longer.
 ARRIVED_S = 90
@@ -44,23 +48,42 @@ def test_every_change_arrives_once_as_its_event_and_a_filter_lets_its_part_throu
     with Stack(tmp_path, Stop(), _say) as stack:
         customer = Customer(stack)
         customer.register()
-        contacts = Follower(stack, _subscribe(stack, {"stream": ["contact"]}))
+        contacts = Follower(stack, _subscribe(stack, "/pollwire/v1/~/account/~/contact"))
         everything = Follower(stack, stack.outputs["SubscriberQueueUrl"])
         stack.schedule_now()
         customer.await_baseline(Stop())
         ledger = Ledger()
+        board = Board(ledger, now_ms)
         activity = Activity(stack.simulators, ledger, _say, "1", customer.watch)
-        _change_youmail(activity)
-        _change_others(activity)
-
-        received = _receive_all(everything, ledger)
+        with subprocess.Popen(
+            **_command(stack, "tail", "--count", "1"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as tail:
+            assert tail.stderr
+            assert "watching" in tail.stderr.readline()
+            _change_youmail(activity)
+            _change_others(activity)
+            received = _receive_all(everything, board)
+            watched, _ = tail.communicate(timeout=ARRIVED_S)
+        answered = {name: one.answered() for name, one in stack.simulators.items()}
+        board.stand(customer.accounts(), answered)
+        shown = _shown(board)
         wanted = [event for event in received if event["body"]["stream"] == "contact"]
         filtered = _receive(contacts, len(wanted))
+        _see_what_operators_see(stack)
         _see_what_is_refused(stack)
 
     assert not any(_answers(url) for url in _urls(stack))
     assert ledger.outstanding() == []
     assert ledger.repeated == 0
+    latest = [*map(_identity, reversed(received))][:EVENTS_MAX]
+    assert [one["uuid"] for one in shown["events"]] == latest
+    registered = {one["provider"]: one["registered"] for one in shown["providers"]}
+    assert registered == {name: len(accounts) for name, accounts in ACCOUNTS.items()}
+    assert [one["provider"] for one in shown["providers"] if one["failing"] or one["paused"]] == []
+    assert all(one["changes"] and one["p99_s"] is not None for one in shown["providers"])
     assert _told(received) >= {
         (KNOWN_ACCOUNT, "entry", "created"),
         (KNOWN_ACCOUNT, "history", "created"),
@@ -84,6 +107,7 @@ def test_every_change_arrives_once_as_its_event_and_a_filter_lets_its_part_throu
     before = {"On holiday", "From before"}
     told = [record_of(event["body"]) for event in received if event["body"]["change"] == "created"]
     assert not [one for one in told if before & {one.get("name"), one.get("subject")}]
+    assert _identity(json.loads(watched)) in map(_identity, received)
     # SNS keeps the order of an account, not that of accounts.
     assert len(wanted) == 2
     assert sorted(map(_identity, filtered)) == sorted(map(_identity, wanted))
@@ -127,13 +151,22 @@ def _change_others(activity: Activity) -> None:
     activity.make("kirimdev", "set_message_status", status, message=message, **status)
 
 
-def _receive_all(follower: Follower, ledger: Ledger) -> list[dict[str, Any]]:
+def _shown(board: Board) -> Any:
+    """Read what a run's page shows of it."""
+    board.refresh()
+    with Page(board) as page:
+        connection = http.client.HTTPConnection(urlsplit(page.url).netloc, timeout=5)
+        connection.request("GET", "/state.json")
+        return json.load(connection.getresponse())
+
+
+def _receive_all(follower: Follower, board: Board) -> list[dict[str, Any]]:
     events = []
     deadline_s = time.monotonic() + ARRIVED_S
-    while ledger.outstanding() and time.monotonic() < deadline_s:
+    while board.ledger.outstanding() and time.monotonic() < deadline_s:
         for text in follower.receive():
             events.append(json.loads(text))
-            ledger.received(events[-1], now_ms())
+            board.received(events[-1])
     return events
 
 
@@ -220,31 +253,44 @@ def _answers(url: str) -> bool:
     return True
 
 
-def _subscribe(stack: Stack, policy: dict[str, list[str]]) -> str:
-    """Add a queue by hand, as any subscriber of the topic does."""
-    topic = stack.outputs["EventsTopicArn"]
-    sqs = stack.client("sqs")
-    url: str = sqs.create_queue(QueueName="contacts.fifo", Attributes={"FifoQueue": "true"})[
-        "QueueUrl"
-    ]
-    wanted = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
-    arn = wanted["Attributes"]["QueueArn"]
-    allowed = {
-        "Effect": "Allow",
-        "Principal": {"Service": "sns.amazonaws.com"},
-        "Action": "sqs:SendMessage",
-        "Resource": arn,
-        "Condition": {"ArnEquals": {"aws:SourceArn": topic}},
-    }
-    document = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
-    sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": document})
-    stack.client("sns").subscribe(
-        TopicArn=topic,
-        Protocol="sqs",
-        Endpoint=arn,
-        Attributes={"RawMessageDelivery": "true", "FilterPolicy": json.dumps(policy)},
-    )
+def _subscribe(stack: Stack, path: str) -> str:
+    """Add a queue as an operator does; return its URL."""
+    url: str = stack.client("sqs").create_queue(
+        QueueName="contacts.fifo", Attributes={"FifoQueue": "true"}
+    )["QueueUrl"]
+    arn = f"arn:aws:sqs:{REGION}:{ACCOUNT}:contacts.fifo"
+    assert _pollwire(stack, "subscribe", arn, path)["filters"] == [path]
     return url
+
+
+def _see_what_operators_see(stack: Stack) -> None:
+    states = _pollwire(stack, "subscriptions")
+    assert [one["state"] for one in states] == ["the stack's", "confirmed"]
+    assert {one["messages"] for one in _pollwire(stack, "redrive")} == {0}
+    found = _pollwire(stack, "doctor")
+    assert {one["check"]: one["says"] for one in found if one["state"] != "ok"} == {}
+
+
+def _pollwire(stack: Stack, *words: str) -> Any:
+    """Run the command; return what it answers, a list if that is several lines."""
+    command = _command(stack, *words)
+    ended = subprocess.run(**command, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    lines = [json.loads(line) for line in ended.stdout.splitlines()]
+    return lines if len(lines) != 1 else lines[0]
+
+
+def _command(stack: Stack, *words: str) -> dict[str, Any]:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": f"{ROOT / 'cli'}{os.pathsep}{ROOT / 'layers/pollwire'}",
+        "AWS_ENDPOINT_URL": stack.endpoint,
+        "AWS_REGION": REGION,
+        "AWS_ACCESS_KEY_ID": ACCOUNT,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "NO_PROXY": "127.0.0.1",
+    }
+    return {"args": [PYTHON, "-m", "pollwire_cli", *words, "--json"], "env": environment}
 
 
 def _told(events: list[dict[str, Any]]) -> set[tuple[str, str, str]]:

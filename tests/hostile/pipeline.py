@@ -442,7 +442,7 @@ def sms(system: System, hostile: Hostile, **tools: Any) -> Scene:
         credential = {"username": account, "password": PASSWORD}
         sealed = system.world.sealer.seal(credential, "text", account)
         hostile.simulator.receive(account)
-        system.world.state.add_account(connection, account, credential=sealed)
+        system.registry.add_account(connection, account, credential=sealed)
     asked = ("/allMessages", f"{urlencode({'username': accounts[0]})}")
     return Sms(
         system,
@@ -478,7 +478,7 @@ def inbox(system: System, hostile: Hostile, **tools: Any) -> Scene:
     for account in NUMBERS:
         hostile.simulator.add_account("org", account)
         hostile.simulator.new_conversation(account)
-        system.world.state.add_account(connection, account)
+        system.registry.add_account(connection, account)
     return Inbox(
         system,
         hostile,
@@ -509,7 +509,7 @@ def office(system: System, hostile: Hostile, **tools: Any) -> Scene:
         hostile.simulator.add_account(account, **credential)
         hostile.simulator.receive_sms(account)
         sealed = system.world.sealer.seal(credential, "office", account)
-        system.world.state.add_account(connection, account, credential=sealed)
+        system.registry.add_account(connection, account, credential=sealed)
     return Office(
         system,
         hostile,

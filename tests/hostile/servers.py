@@ -63,6 +63,7 @@ class Server:
         script: Script,
         *,
         certificate: Path | None = None,
+        newest: ssl.TLSVersion | None = None,
         silent: bool = False,
     ) -> None:
         self._script = script
@@ -71,6 +72,10 @@ class Server:
         if certificate is not None:
             self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._context.load_cert_chain(certificate)
+            if newest is not None:  # Versions that OpenSSL itself calls insecure included.
+                self._context.set_ciphers("ALL:@SECLEVEL=0")
+                self._context.minimum_version = ssl.TLSVersion.TLSv1
+                self._context.maximum_version = newest
         self._lock = threading.Lock()
         self._socks: list[socket.socket] = []
         self._threads: list[threading.Thread] = []

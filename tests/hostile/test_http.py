@@ -11,6 +11,7 @@ import gzip
 import logging
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import textwrap
@@ -727,6 +728,41 @@ def test_a_certificate_of_another_host_is_refused(engine, tmp_path, monkeypatch)
     assert server.received == 0
 
 
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_certificates_of_the_environment_are_not_trusted(engine, name, tmp_path, monkeypatch):
+    certificate = make_certificate(tmp_path / "server.pem")
+    monkeypatch.setenv(name, str(certificate))
+    with Server(says(answer()), certificate=certificate) as server, pytest.raises(Unavailable):
+        engine.allow(server.base).ask(get(server))
+
+    assert server.received == 0
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+@pytest.mark.parametrize(("newest", "good"), [("TLSv1_1", False), ("TLSv1_2", True)])
+def test_tls_is_of_1_2_at_least(engine, newest, good, tmp_path, monkeypatch):
+    """And the server that is refused does speak TLS 1.1, as who does not ask for more can see."""
+    certificate = make_certificate(tmp_path / "server.pem")
+    monkeypatch.setattr(certifi, "where", lambda: str(certificate))
+    version = ssl.TLSVersion[newest]
+    with Server(says(answer(b"new")), certificate=certificate, newest=version) as server:
+        old = ssl.create_default_context(cafile=certificate)
+        old.set_ciphers("ALL:@SECLEVEL=0")
+        old.minimum_version = ssl.TLSVersion.TLSv1
+        with (
+            socket.create_connection(("127.0.0.1", server.port)) as raw,
+            old.wrap_socket(raw, server_hostname="127.0.0.1") as wrapped,
+        ):
+            assert wrapped.version() == newest.replace("_", ".")
+        if good:
+            assert engine.allow(server.base).ask(get(server)).body == b"new"
+            return
+        with pytest.raises(Unavailable):
+            engine.allow(server.base).ask(get(server))
+
+    assert server.received == 0
+
+
 def test_tls_connections_are_kept(engine, tmp_path, monkeypatch):
     certificate = make_certificate(tmp_path / "server.pem")
     monkeypatch.setattr(certifi, "where", lambda: str(certificate))
@@ -938,11 +974,22 @@ def test_hosts_that_are_not_allowed(base):
             "https://good.example.com/#",
         ),
         *("https://good.example.com/\x00", "https://good.example.com/\x7f"),
+        *(
+            "https://good.example.com/a/../b",
+            "https://good.example.com/..",
+            "https://good.example.com/./",
+        ),
+        *("https://good.example.com/a/%2E%2e/b", "https://good.example.com/.%2e?x=y"),
     ],
 )
 def test_requests_that_are_not_sent(engine, url):
     with pytest.raises(Misconfigured):
         engine.allow("https://good.example.com").ask(Request(url))
+
+
+@pytest.mark.parametrize("path", ["/...", "/a..b", "/..a", "/a.", "/.well-known", "/a?x=.."])
+def test_dots_that_are_part_of_a_name_are_sent(path):
+    assert Hosts(["https://a.example.com"]).admit(Request(f"https://a.example.com{path}"))
 
 
 @pytest.mark.parametrize(

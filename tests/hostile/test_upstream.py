@@ -1190,7 +1190,7 @@ def _forget(scene, account):
         {"username": f"4255{account[-6:]}", "password": PASSWORD}, scene.connection.name, account
     )
     settings = {"fields": ",,contact"}
-    system.world.state.add_account(scene.connection, account, settings=settings, credential=sealed)
+    system.registry.add_account(scene.connection, account, settings=settings, credential=sealed)
 
 
 @case("E57-old-page-after-the-new")

@@ -22,6 +22,7 @@ from pollwire.http import Hosts, failure_of
 from pollwire.model import Checking, CheckJob, Connection, DeltaJob, Request, Response, Seen
 from pollwire.pipeline import World
 from pollwire.providers.youmail import FIELDS
+from pollwire.registry import Registry
 from pollwire.state import shard_of
 
 from local.simulators.youmail import YouMail
@@ -237,8 +238,13 @@ class System:
 
     # What an operator does.
 
+    @property
+    def registry(self) -> Registry:
+        session: Any = wiring.boto3.Session()
+        return Registry(session.client("dynamodb", wiring.AWS), self.environment["TABLE_NAME"])
+
     def connect(self, connection: Connection = SHOP) -> None:
-        self.world.state.put_connection(connection)
+        self.registry.put_connection(connection)
 
     def add_account(
         self,
@@ -254,10 +260,10 @@ class System:
         self.simulator.add_account(account, phone, PASSWORD, phone, new_user=new_user)
         credential = {"username": phone, "password": password}
         sealed = self.world.sealer.seal(credential, connection.name, account)
-        self.world.state.add_account(connection, account, settings=settings, credential=sealed)
+        self.registry.add_account(connection, account, settings=settings, credential=sealed)
 
     def remove_account(self, account: str, connection: Connection = SHOP) -> None:
-        assert self.world.state.remove_account(connection, account)
+        assert self.registry.remove_account(connection, account)
 
     # What AWS does.
 

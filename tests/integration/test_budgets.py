@@ -40,7 +40,7 @@ def office(system, shared, **limits):
         jwt = JWT if shared else {**JWT, "jwt": f"canary-jwt-{number}"}
         simulator.add_account(extension, **jwt)
         sealed = None if shared else system.world.sealer.seal(jwt, "office", extension)
-        system.world.state.add_account(connection, extension, credential=sealed)
+        system.registry.add_account(connection, extension, credential=sealed)
     return simulator, connection
 
 
@@ -51,7 +51,7 @@ def inbox(system, *, reads_per_minute=600):
     system.connect(connection)
     for number in NUMBERS:
         simulator.add_account("org", number)
-        system.world.state.add_account(connection, number)
+        system.registry.add_account(connection, number)
     return simulator, connection
 
 
@@ -212,8 +212,8 @@ def looks(system):
 
 def watch(looks, seconds=86_400):
     until_ms = looks.system.clock() + seconds * 1000
-    state = looks.system.world.state
-    state.watch("inbox", 0, NUMBERS[0], looks.message, until_ms)
+    inbox = looks.system.world.state.connection("inbox")
+    assert looks.system.registry.watch(inbox, NUMBERS[0], looks.message, until_ms)
 
 
 def instants(asked, name):
@@ -475,7 +475,7 @@ def test_a_second_with_more_messages_than_an_answer_holds_does_not_end_the_list(
     post = Connection("post", "intelli", interval_s=60, slowest_s=60)
     system.connect(post)
     sealed = system.world.sealer.seal(secret, "post", "7654321@reseller")
-    system.world.state.add_account(post, "7654321@reseller", credential=sealed)
+    system.registry.add_account(post, "7654321@reseller", credential=sealed)
     simulator.receive("7654321@reseller", "from before")
     system.check(post)
     system.run_deltas()

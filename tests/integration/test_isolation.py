@@ -95,7 +95,7 @@ def test_a_password_that_was_corrected_is_taken_up(bob):
 def test_a_credential_that_does_not_open_is_counted_and_told(ann, logs):
     """Sealed for another account: the encryption context keeps it shut."""
     sealed = ann.world.sealer.seal({"username": "x", "password": "x"}, "shop", ANN)
-    ann.world.state.add_account(SHOP, BOB, credential=sealed)
+    ann.registry.add_account(SHOP, BOB, credential=sealed)
     ann.simulator.add_account(BOB, "4255000002", PASSWORD, "4255000002")
     contact = ann.simulator.add_contact(ANN)
 

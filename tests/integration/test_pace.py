@@ -105,7 +105,7 @@ def crowd(system):
     """A connection of some accounts of which nobody is heard when ``quiet`` is set."""
     system.connect()
     newcomers = [Newcomer(f"2000000{n:04}", {}) for n in range(SILENT_MIN + 5)]
-    assert system.world.state.add_accounts(SHOP, newcomers) == []
+    assert system.registry.add_accounts(SHOP, newcomers) == []
     for one in newcomers:
         system.simulator.add_account(one.account, one.account, "pw", one.account, new_user=True)
     return system

@@ -505,9 +505,9 @@ def test_an_element_asks_for_everything_until_it_is_settled(system, server):
 
 def test_an_id_is_watched_until_it_is_final_or_its_time_is_over(system, server, provider):
     settle(system)
-    now_ms = system.clock()
+    now_ms, shop = system.clock(), system.world.state.connection("shop")
     for identity, minutes in (("m1", 600), ("m2", 25), ("m3", 600)):
-        system.world.state.watch("shop", 0, ANN, identity, now_ms + minutes * 60_000)
+        system.registry.watch(shop, ANN, identity, now_ms + minutes * 60_000)
 
     def watched():
         return {one.split("@", 1)[1] for one in system.standing().watched}

@@ -75,7 +75,7 @@ def test_an_account_of_fewer_shards_lies_in_one_of_those_before():
 def test_an_import_makes_room_first_and_moves_nothing(system, small):
     system.connect()
 
-    refused = system.world.state.add_accounts(SHOP, newcomers(250))
+    refused = system.registry.add_accounts(SHOP, newcomers(250))
 
     assert refused == []
     assert shop(system).shards == 64
@@ -87,7 +87,7 @@ def test_an_import_makes_room_first_and_moves_nothing(system, small):
 def test_accounts_that_come_one_by_one_double_the_shards(system, small):
     system.connect()
     for one in newcomers(30):
-        system.world.state.add_account(SHOP, one.account)
+        system.registry.add_account(SHOP, one.account)
 
     assert shop(system).shards == 8
     system.check(shop(system))
@@ -99,10 +99,10 @@ def test_accounts_that_come_one_by_one_double_the_shards(system, small):
 
 def test_what_is_wrong_in_an_import_is_named_and_the_rest_is_taken(system, small):
     system.connect()
-    system.world.state.add_accounts(SHOP, newcomers(20))
+    system.registry.add_accounts(SHOP, newcomers(20))
     wrong = [Newcomer("no/id"), Newcomer("x", {"a": 1}), *newcomers(1, 3), *newcomers(2, 50)]
 
-    refused = system.world.state.add_accounts(SHOP, [*wrong, wrong[-1]])
+    refused = system.registry.add_accounts(SHOP, [*wrong, wrong[-1]])
 
     said = [str(one) for one in refused]
     assert len(said) == 4
@@ -115,10 +115,10 @@ def test_what_is_wrong_in_an_import_is_named_and_the_rest_is_taken(system, small
 
 def test_an_account_is_registered_once_also_while_it_waits_to_be_moved(system, small):
     system.connect()
-    system.world.state.add_accounts(SHOP, newcomers(6))
+    system.registry.add_accounts(SHOP, newcomers(6))
     system.world.state.grow("shop", 16)
 
-    refused = system.world.state.add_accounts(SHOP, newcomers(6))
+    refused = system.registry.add_accounts(SHOP, newcomers(6))
 
     assert len(refused) == 6
     assert shop(system).accounts == 6
@@ -126,14 +126,14 @@ def test_an_account_is_registered_once_also_while_it_waits_to_be_moved(system, s
 
 def test_accounts_need_a_connection(system):
     with pytest.raises(Misconfigured, match="connection shop: there is none"):
-        system.world.state.add_account(SHOP, ANN)
+        system.registry.add_account(SHOP, ANN)
 
     assert system.table() == {}
 
 
 def test_putting_a_connection_again_keeps_its_shards(system, small):
     system.connect()
-    system.world.state.add_accounts(SHOP, newcomers(50))
+    system.registry.add_accounts(SHOP, newcomers(50))
     shards = shop(system).shards
 
     system.connect(replace(SHOP, interval_s=30))
@@ -181,7 +181,7 @@ def test_a_delta_job_finds_its_account_after_a_move(ann, small):
 
 def test_a_move_takes_no_state_back_that_was_written_meanwhile(system, monkeypatch):
     system.connect()
-    system.world.state.add_account(SHOP, ANN)
+    system.registry.add_account(SHOP, ANN)
     moved = system.world.state
     real = moved._get
     seen = []
@@ -207,7 +207,7 @@ def test_a_move_takes_no_state_back_that_was_written_meanwhile(system, monkeypat
 
 def test_an_account_that_was_registered_twice_in_a_split_is_one_again(system, small):
     system.connect()
-    system.world.state.add_account(SHOP, ANN)
+    system.registry.add_account(SHOP, ANN)
     twin = system.table()["shard#shop#0", ANN]
     system.clients("dynamodb").put_item(
         TableName=system.environment["TABLE_NAME"], Item={**twin, "pk": {"S": "shard#shop#5"}}
@@ -220,7 +220,7 @@ def test_an_account_that_was_registered_twice_in_a_split_is_one_again(system, sm
 
 def test_a_shard_that_is_too_large_is_split_by_its_check(system, small):
     system.connect()
-    system.world.state.add_accounts(SHOP, newcomers(6))
+    system.registry.add_accounts(SHOP, newcomers(6))
     table = system.environment["TABLE_NAME"]
     for one in newcomers(40, first=100):
         system.clients("dynamodb").put_item(
@@ -236,12 +236,12 @@ def test_a_shard_that_is_too_large_is_split_by_its_check(system, small):
 
 def test_a_removed_account_is_gone_wherever_it_was(system, small):
     system.connect()
-    system.world.state.add_accounts(SHOP, newcomers(5))
+    system.registry.add_accounts(SHOP, newcomers(5))
     system.world.state.grow("shop", 16)
     one = newcomers(1)[0].account
 
-    assert system.world.state.remove_account(shop(system), one)
-    assert not system.world.state.remove_account(shop(system), one)
+    assert system.registry.remove_account(shop(system), one)
+    assert not system.registry.remove_account(shop(system), one)
 
     assert shop(system).accounts == 4
     assert system.world.state.find_account(shop(system), one) is None
@@ -249,12 +249,12 @@ def test_a_removed_account_is_gone_wherever_it_was(system, small):
 
 def test_an_account_that_is_removed_while_it_is_moved_stays_removed(system, monkeypatch):
     system.connect()
-    system.world.state.add_account(SHOP, ANN)
+    system.registry.add_account(SHOP, ANN)
     real = system.world.state._get
 
     def read_then_removed(pk, sk):
         item = real(pk, sk)
-        system.world.state.remove_account(SHOP, ANN)
+        system.registry.remove_account(SHOP, ANN)
         return item
 
     monkeypatch.setattr(system.world.state, "_get", read_then_removed)
@@ -265,12 +265,12 @@ def test_an_account_that_is_removed_while_it_is_moved_stays_removed(system, monk
 
 def test_an_account_in_two_shards_is_removed_from_both(system, small):
     system.connect()
-    system.world.state.add_account(SHOP, ANN)
+    system.registry.add_account(SHOP, ANN)
     system.world.state.grow("shop", 8)
     twin = {**system.table()["shard#shop#0", ANN], "pk": {"S": f"shard#shop#{shard_of(ANN, 8)}"}}
     system.clients("dynamodb").put_item(TableName=system.environment["TABLE_NAME"], Item=twin)
 
-    assert system.world.state.remove_account(shop(system), ANN)
+    assert system.registry.remove_account(shop(system), ANN)
 
     assert spread(system) == {}
 

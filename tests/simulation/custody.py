@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from pollwire.model import CheckJob, DeltaJob, Request
 
+from tests.canaries import PERSONAL, forms
 from tests.simulation.upstream import CANARY
 from tests.simulation.world import Broken, Process
 
@@ -49,20 +50,9 @@ ALL, SHARED = "all", "*"
 OWNERS = re.compile(CANARY + r"-([a-z]+)-([^-'\"\s]+)")
 
 
-def _within_base64(text: str, shift: int) -> str:
-    """Write how a text looks in base64 when so many bytes precede it, in the whole quanta."""
-    written = base64.b64encode(b"-" * shift + text.encode()).decode()
-    return written[4 * bool(shift) : (shift + len(text)) // 3 * 4]
-
-
 #: The canary as it is, and as it looks within what was encoded.
-SECRETS = (CANARY, CANARY.encode().hex(), *(_within_base64(CANARY, shift) for shift in range(3)))
+SECRETS = forms(CANARY)
 
-#: What people say and are called, in the simulators: long enough to be nothing else by chance.
-PERSONAL = (
-    "425555010", "4255550111", "+1415", "+1650", "61555879987", "61500079987", "+628", "Budi",
-    "Hello",
-)  # fmt: skip
 _VERSION = re.compile(r"\bv[0-9]{5}\b")
 
 

@@ -272,6 +272,7 @@ def _functions(stack: _Stack) -> Iterator[FunctionSpec]:
             statements=roles[function["Role"]],
             retries=int(function.get("EventInvokeConfig", {}).get("MaximumRetryAttempts", 2)),
             role=function["Role"],
+            log_group=function["LoggingConfig"]["LogGroup"],
         )
         yield _mapped(spec, function["Events"])
 
@@ -312,6 +313,7 @@ def _schedules(stack: _Stack) -> Iterator[ScheduleSpec]:
                 input=schedule["Input"],
                 retries=int(schedule.get("RetryPolicy", {}).get("MaximumRetryAttempts", 185)),
                 role=schedule["RoleArn"],
+                group=arn("scheduler", f"schedule-group/{schedule['GroupName']}"),
                 statements=roles[schedule["RoleArn"]],
             )
 
@@ -360,16 +362,17 @@ def _last(of_arn: str) -> str:
 
 
 def _roles(stack: _Stack) -> dict[str, tuple[Statement, ...]]:
-    """Read what each role may, by the role's ARN."""
+    """Read what each role may, by the role's ARN: its own policies, then those attached to it."""
+    attached = list(stack.of_type("AWS::IAM::Policy").values())
     roles = {}
     for logical_id, role in stack.of_type("AWS::IAM::Role").items():
         # X-Ray's is the only one; it says nothing of what the simulation does.
         managed = [one for one in role.get("ManagedPolicyArns", ()) if "XRayDaemon" not in one]
         assert not managed, f"{logical_id}: {managed}"
+        found = [*role.get("Policies", ())]
+        found += [one for one in attached if stack.name(logical_id) in one["Roles"]]
         roles[stack.attribute(logical_id, "Arn")] = tuple(
-            statement
-            for policy in role.get("Policies", ())
-            for statement in _statements(policy["PolicyDocument"])
+            statement for policy in found for statement in _statements(policy["PolicyDocument"])
         )
     return roles
 
@@ -385,10 +388,11 @@ def _policies(stack: _Stack) -> dict[str, tuple[Statement, ...]]:
         (one["Topics"], one["PolicyDocument"])
         for one in stack.of_type("AWS::SNS::TopicPolicy").values()
     ]
-    documents += [
-        ([stack.attribute(logical_id, "Arn")], one["KeyPolicy"])
-        for logical_id, one in stack.of_type("AWS::KMS::Key").items()
-    ]
+    for kind, document in (("KMS::Key", "KeyPolicy"), ("IAM::Role", "AssumeRolePolicyDocument")):
+        documents += [
+            ([stack.attribute(logical_id, "Arn")], one[document])
+            for logical_id, one in stack.of_type(f"AWS::{kind}").items()
+        ]
     for resources, document in documents:
         for resource in resources:
             # A queue is named by its URL.
@@ -407,7 +411,7 @@ def _statements(document: Mapping[str, Any]) -> tuple[Statement, ...]:
         statement = Statement(
             effect=one["Effect"],
             actions=tuple(as_list(one["Action"])),
-            resources=tuple(as_list(one["Resource"])),
+            resources=tuple(as_list(one.get("Resource", "*"))),  # A role's trust names none.
             conditions=one.get("Condition", {}),
             principals=tuple(as_list(principal)),
         )
@@ -668,6 +672,12 @@ def schedule_needs(schedule: ScheduleSpec) -> list[Need]:
     return [("lambda:InvokeFunction", arn("lambda", f"function:{schedule.function}"), {})]
 
 
+def log_needs(function: FunctionSpec) -> list[Need]:
+    """Tell what Lambda does, in the name of the function's role, to write what is logged."""
+    stream = arn("logs", f"log-group:{function.log_group}:log-stream:2027/01/15/[$LATEST]0")
+    return [("logs:CreateLogStream", stream, {}), ("logs:PutLogEvents", stream, {})]
+
+
 # -- who may ---------------------------------------------------------------------------------------
 
 
@@ -702,6 +712,31 @@ def permitted(caller: FunctionSpec | ScheduleSpec, need: Need, deployed: Deploye
         return False
     left_to_role = not action.startswith("kms:") or "Allow" in by_account
     return "Allow" in by_resource or ("Allow" in by_role and left_to_role)
+
+
+def refused_to_services(deployed: Deployed) -> list[str]:
+    """
+    Tell what AWS's services may not do themselves, of what has to be done for the stack to run.
+
+    They act in their own name, by the policy of the role, key or queue alone.
+    """
+    lambda_, scheduler = "lambda.amazonaws.com", "scheduler.amazonaws.com"
+    acts: list[tuple[str, Need]] = []
+    for function in deployed.functions.values():
+        acts.append((lambda_, ("sts:AssumeRole", function.role, {})))
+        group = arn("logs", f"log-group:{function.log_group}")
+        context = encryption_context({"aws:logs:arn": group})
+        for action in ("Encrypt", "Decrypt", "GenerateDataKey", "ReEncryptFrom", "DescribeKey"):
+            need = (f"kms:{action}", deployed.key_arn, context)
+            acts.append((f"logs.{REGION}.amazonaws.com", need))
+    for schedule in deployed.schedules:
+        source = {"aws:SourceAccount": ACCOUNT, "aws:SourceArn": schedule.group}
+        acts.append((scheduler, ("sts:AssumeRole", schedule.role, source)))
+    return [
+        f"{service} may not {need[0]} on {need[1]}"
+        for service, need in acts
+        if not allowed(_naming(deployed.policies.get(need[1], ()), service), *need)
+    ]
 
 
 def _naming(statements: Iterable[Statement], principal: str) -> list[Statement]:

@@ -13,7 +13,7 @@ The promises, checked when a run is at rest.
     I9   what happens is told soon (scenarios without listings by the clock)
     I10  at rest there is nothing left to do, and nothing is said twice
     I11  requests and items stay within bounds
-    I12  what is needed is allowed (checked at each call), what is allowed is needed (all runs)
+    I12  what is needed is allowed (checked at each call; test_permissions.py has the other way)
 """
 
 from __future__ import annotations

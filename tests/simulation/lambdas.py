@@ -30,13 +30,14 @@ from pollwire import pipeline, queues
 from pollwire.http import Hosts
 from pollwire.providers import Provider
 from pollwire.queues import Queues, Topic
+from pollwire.registry import Registry
 from pollwire.secrets import Sealer
 from pollwire.state import State
 from pollwire.wiring import Settings
 from pollwire.world import World as Pollwire
 
 from tests.integration.system import Http
-from tests.simulation.deployed import fires, mapping_needs, schedule_needs
+from tests.simulation.deployed import fires, log_needs, mapping_needs, schedule_needs
 from tests.simulation.specs import FunctionSpec
 from tests.simulation.world import POISON, Broken, Process, World
 from tests.stack import ROOT
@@ -265,6 +266,10 @@ class Lambda:
             sleep=self.world.sleep,
         )
 
+    def registry(self) -> Registry:
+        """Build what an operator has at hand."""
+        return Registry(client("dynamodb"), self.world.deployed.table)
+
     def _container(self, spec: FunctionSpec) -> Container:
         if self._warm[spec.name]:
             return self._warm[spec.name].pop()
@@ -310,6 +315,7 @@ class Lambda:
         ended: Callable[[Process, Any], None],
         accounts: frozenset[str] = frozenset(),
     ) -> None:
+        self.world.require(spec.name, spec, "logs", partial(log_needs, spec))
         container = self._container(spec)
 
         def work(process: Process) -> Any:

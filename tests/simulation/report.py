@@ -40,7 +40,6 @@ class Report:
     repeats: int = 0
     injected: Counter[str] = field(default_factory=Counter)
     reached: Counter[str] = field(default_factory=Counter)
-    used: set[tuple[str, str]] = field(default_factory=set)
     failures: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, other: Report) -> None:
@@ -51,7 +50,6 @@ class Report:
         self.repeats += other.repeats
         self.injected += other.injected
         self.reached += other.reached
-        self.used |= other.used
         self.failures += other.failures
 
     def note(self, run: Run, replay: str, failure: BaseException | None) -> None:
@@ -62,7 +60,6 @@ class Report:
         self.steps += world.steps
         self.injected += world.injected
         self.reached += world.reached
-        self.used |= world.used
         told = [str(event.get("uuid")) for event in run.deliveries()]
         self.events += len(set(told))
         self.repeats += len(told) - len(set(told))

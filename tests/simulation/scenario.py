@@ -43,6 +43,7 @@ from tests.simulation.custody import Custody, is_probed
 from tests.simulation.deployed import deployed
 from tests.simulation.lambdas import MINUTE_MS, NEVER_MS, Lambda
 from tests.simulation.pace import Pace, account_of
+from tests.simulation.specs import Deployed
 from tests.simulation.upstream import UPSTREAMS, Member, Told, Upstream
 from tests.simulation.world import (
     FAULTS,
@@ -483,9 +484,14 @@ class Run:
         baselines: What a stream's first complete drain recorded, by its key: hashes by record.
     """
 
-    def __init__(self, scenario: Scenario, plan: Mapping[int, str] | None = None) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        plan: Mapping[int, str] | None = None,
+        of: Deployed | None = None,
+    ) -> None:
         self.scenario = scenario
-        self.world = World(scenario.seed, deployed(), scenario.knobs, plan)
+        self.world = World(scenario.seed, of or deployed(), scenario.knobs, plan)
         self.moving = self._chance("moving")
         self.upstreams: list[Upstream] = [
             one(lambda: self.world.now_ms / 1000, self._chance(one.name), scenario)
@@ -576,7 +582,7 @@ class Run:
                     credential = upstream.members[0].credential or {}
                     sealed = pollwire.sealer.seal(credential, connection.name, "")
                     connection = replace(connection, credential=sealed)
-                pollwire.state.put_connection(connection)
+                self.lambdas.registry().put_connection(connection)
                 for member in upstream.members:
                     self._add(upstream, connection, member)
 
@@ -590,7 +596,9 @@ class Run:
         settings = dict(member.settings)
         if self.scenario.backfill:
             settings["backfill"] = "true"
-        pollwire.state.add_account(connection, member.id, settings=settings, credential=sealed)
+        self.lambdas.registry().add_account(
+            connection, member.id, settings=settings, credential=sealed
+        )
 
     def _harm(self) -> None:
         world, chance, knobs = self.world, self.world.faults, self.scenario.knobs
@@ -901,14 +909,13 @@ class Run:
     def _watching(self, upstream: Upstream) -> Callable[[str, str], None]:
         minutes = self.scenario.minutes + self.scenario.sleeps
         end_ms = START_MS + minutes * MINUTE_MS + WATCHED_MS
-        pollwire = self.pollwire()
+        registry = self.lambdas.registry()
 
         def watch(account: str, identity: str) -> None:
             for connection in upstream.connections():
                 # One that was removed meanwhile is watched no more.
                 with suppress(Conflict):
-                    shard = self.shard(account)
-                    pollwire.state.watch(connection.name, shard, account, identity, end_ms)
+                    registry.watch(connection, account, identity, end_ms)
 
         return watch
 

@@ -98,6 +98,8 @@ class FunctionSpec:
         retries: Of an asynchronous invocation that failed.
 
         role: ARN of its role, with the role's path.
+
+        log_group: Name of where it logs.
     """
 
     name: str
@@ -112,6 +114,7 @@ class FunctionSpec:
     concurrency: int = 0
     retries: int = 0
     role: str = ""
+    log_group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,8 @@ class ScheduleSpec:
         retries: Of an invocation that Lambda did not take.
 
         role: ARN of the scheduler's role, and *statements* what it may.
+
+        group: ARN of its schedule group.
     """
 
     function: str
@@ -135,6 +140,7 @@ class ScheduleSpec:
     retries: int
     role: str
     statements: tuple[Statement, ...]
+    group: str
 
 
 @dataclass(frozen=True, slots=True)

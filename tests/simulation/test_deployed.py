@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,6 @@ import pytest
 from pollwire.providers import registered
 
 from tests.simulation.deployed import (
-    Need,
     allowed,
     deployed,
     fires,
@@ -28,7 +27,7 @@ from tests.simulation.deployed import (
     service_needs,
 )
 from tests.simulation.specs import Deployed, FunctionSpec, Statement
-from tests.template.expand import ROOT, template
+from tests.template.expand import template
 
 CHECKS, CHECK = "pollwire-checks-youmail", "pollwire-check-youmail"
 PROVIDERS = sorted(registered())
@@ -304,73 +303,11 @@ def test_a_condition_that_is_not_known_is_told(conditions: dict[str, Any]) -> No
         allowed([stated(**conditions)], "sqs:SendMessage", QUEUE, {"several": ["v", "w"]})
 
 
-# -- what the stages call --------------------------------------------------------------------------
+# -- who may ---------------------------------------------------------------------------------------
 
 Call = tuple[str, str, dict[str, Any]]
 
 CONTEXT = {"connection": "c", "account": "a"}
-
-
-def calls(function: FunctionSpec) -> list[Call]:
-    """What a stage calls, once each, as the package does."""
-    environment = function.environment
-    table = {"TableName": environment["TABLE_NAME"]}
-    deltas = environment["DELTAS_QUEUE_URL"]
-    own = {"QueueUrl": f"{deltas.rpartition('/')[0]}/{function.queue}"}
-    checks = [
-        {"QueueUrl": environment["CHECKS_QUEUE_URL"].format(provider=one)} for one in PROVIDERS
-    ]
-    secret = {"KeyId": environment["KEY_ARN"], "EncryptionContext": CONTEXT}
-    if function.stage == "schedule":
-        sent = [("sqs", "SendMessageBatch", queue) for queue in checks]
-        return [("dynamodb", "Query", table), *sent]
-    shared: list[Call] = [
-        ("dynamodb", "GetItem", table),
-        ("dynamodb", "Query", table),
-        ("dynamodb", "UpdateItem", table),
-        ("kms", "Decrypt", secret),
-        ("kms", "Encrypt", secret),
-        ("sqs", "ChangeMessageVisibilityBatch", own),
-    ]
-    if function.stage == "check":
-        queues = [{"QueueUrl": deltas.format(stream=one)} for one in sorted(STREAMS)]
-        moved = {"TransactItems": [{"Put": table}, {"Delete": table}]}
-        return [
-            *shared,
-            ("dynamodb", "TransactWriteItems", moved),
-            ("dynamodb", "DeleteItem", table),
-            *(("sqs", "SendMessageBatch", queue) for queue in queues),
-        ]
-    return [
-        *shared,
-        ("sqs", "SendMessageBatch", own),
-        ("dynamodb", "BatchGetItem", {"RequestItems": {table["TableName"]: {}}}),
-        ("dynamodb", "TransactWriteItems", {"TransactItems": [{"Update": table}, {"Put": table}]}),
-        ("sns", "PublishBatch", {"TopicArn": environment["EVENTS_TOPIC_ARN"]}),
-    ]
-
-
-def wanted(function: FunctionSpec) -> list[Need]:
-    """Every permission that a function's calls and its mapping need."""
-    found = mapping_needs(function, deployed())
-    for service, operation, params in calls(function):
-        found += needs(service, operation, params, deployed()) + service_needs(service, deployed())
-    return found
-
-
-def test_the_calls_are_those_of_the_package() -> None:
-    package = ROOT / "layers/pollwire/pollwire"
-    text = "".join(path.read_text() for path in package.rglob("*.py"))
-    made = {name.title().replace("_", "") for name in re.findall(r"_client\.([a-z_]+)\(", text)}
-
-    stages = {operation for function in FUNCTIONS for _, operation, _ in calls(function)}
-    assert made == stages
-
-
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda one: one.name)
-def test_a_function_may_do_what_its_stage_does(function: FunctionSpec) -> None:
-    assert wanted(function)
-    assert refused(function, wanted(function), deployed()) == []
 
 
 def test_the_scheduler_may_invoke_what_it_does() -> None:
@@ -382,102 +319,25 @@ def test_the_scheduler_may_invoke_what_it_does() -> None:
     assert refused(bare, schedule_needs(schedule), deployed()) == schedule_needs(schedule)
 
 
-#: Lambda's own, without which nothing is logged.
-LAMBDA = "Lambda"
-
-#: Asked for by the emulator alone; the action without its ending is the one that counts.
-EMULATOR = "emulator"
-
-#: Used by the event source mapping or by the scheduler.
-SERVICE = "mapping or schedule"
-
-CALLS = "calls of the stages"
-
-#: Every action that a role allows -> who uses it.
-ACTIONS = {
-    "dynamodb:BatchGetItem": CALLS,
-    "dynamodb:DeleteItem": CALLS,
-    "dynamodb:GetItem": CALLS,
-    "dynamodb:PutItem": CALLS,
-    "dynamodb:Query": CALLS,
-    "dynamodb:UpdateItem": CALLS,
-    "kms:Decrypt": CALLS,
-    "kms:Encrypt": CALLS,
-    "lambda:InvokeFunction": SERVICE,
-    "logs:CreateLogStream": LAMBDA,
-    "logs:PutLogEvents": LAMBDA,
-    "sns:Publish": CALLS,
-    "sns:PublishBatch": EMULATOR,
-    "sqs:ChangeMessageVisibility": CALLS,
-    "sqs:ChangeMessageVisibilityBatch": EMULATOR,
-    "sqs:DeleteMessage": SERVICE,
-    "sqs:GetQueueAttributes": SERVICE,
-    "sqs:ReceiveMessage": SERVICE,
-    "sqs:SendMessage": CALLS,
-    "sqs:SendMessageBatch": EMULATOR,
-}
-
-
-def used(by: str) -> set[str]:
-    """Actions that somebody uses, found in what is called rather than in the table."""
-    if by == CALLS:
-        made = [(one, call) for one in FUNCTIONS for call in calls(one)]
-        return {need[0] for _, call in made for need in needs(*call, deployed())}
-    mapped = [need for function in FUNCTIONS for need in mapping_needs(function, deployed())]
-    invoked = [need for schedule in deployed().schedules for need in schedule_needs(schedule)]
-    return {need[0] for need in mapped + invoked}
-
-
-def test_every_action_of_every_role_is_used() -> None:
-    roles = [*FUNCTIONS, *deployed().schedules]
-    granted = {
-        action for role in roles for statement in role.statements for action in statement.actions
+def test_an_emulator_asks_for_batches_by_their_names_and_differs_in_nothing_else() -> None:
+    emulated = template()
+    emulated["Parameters"]["Emulator"]["Default"] = "true"
+    doubles = {
+        "sns:PublishBatch": "sns:Publish",
+        "sqs:ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility",
+        "sqs:SendMessageBatch": "sqs:SendMessage",
     }
+    found: set[str] = set()
+    for function in read(emulated).functions.values():
+        own = deployed().functions[function.name].statements
+        for statement, on_aws in zip(function.statements, own, strict=True):
+            actions = tuple(doubles.get(action, action) for action in statement.actions)
+            # It knows no encryption context in a condition.
+            conditions = {k: v for k, v in on_aws.conditions.items() if k != "Null"}
+            assert replace(statement, actions=actions) == replace(on_aws, conditions=conditions)
+            found |= doubles.keys() & set(statement.actions)
 
-    assert granted == ACTIONS.keys()
-    for user in (CALLS, SERVICE):
-        assert {action for action, by in ACTIONS.items() if by == user} == used(user)
-
-
-def test_an_action_for_the_emulator_only_doubles_its_own() -> None:
-    text = (ROOT / "template.yaml").read_text()
-    assert "AWS asks for no ...Batch action, here and below; MiniStack does." in text
-
-    for function in FUNCTIONS:
-        for statement in function.statements:
-            doubled = {one for one in statement.actions if ACTIONS[one] == EMULATOR}
-            assert {one.removesuffix("Batch") for one in doubled} <= set(statement.actions)
-
-
-def lessened(function: FunctionSpec) -> Iterator[tuple[str, FunctionSpec]]:
-    """A function without a statement, without an action, and without a resource of one, in turn."""
-    for number, statement in enumerate(function.statements):
-        if all(ACTIONS[action] == LAMBDA for action in statement.actions):
-            continue
-        lesser: list[tuple[str, list[Statement]]] = [(f"statement {number}", [])]
-        for action in statement.actions:
-            if ACTIONS[action] != EMULATOR:
-                left = tuple(one for one in statement.actions if one != action)
-                lesser.append((action, [replace(statement, actions=left)]))
-        for resource in statement.resources:
-            left = tuple(one for one in statement.resources if one != resource)
-            lesser.append((resource, [replace(statement, resources=left)]))
-        for what, instead in lesser:
-            before, after = function.statements[:number], function.statements[number + 1 :]
-            yield what, replace(function, statements=(*before, *instead, *after))
-
-
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda one: one.name)
-def test_no_function_has_a_permission_to_spare(function: FunctionSpec) -> None:
-    lesser = list(lessened(function))
-    assert len(lesser) > len(function.statements)
-
-    spared = [what for what, one in lesser if not refused(one, wanted(function), deployed())]
-    assert spared == []
-    for _, one in lesser:
-        for action, resource, context in refused(one, wanted(function), deployed()):
-            assert not allowed(one.statements, action, resource, context)
-            assert allowed(function.statements, action, resource, context)
+    assert found == doubles.keys()
 
 
 def test_what_belongs_to_another_is_refused() -> None:
@@ -487,6 +347,7 @@ def test_what_belongs_to_another_is_refused() -> None:
         for stream in ("history", "entry")
     )
     dead = deployed().queues[history.queue].dead_letters
+    (messages,) = (function.queue for function in FUNCTIONS if function.stream == "messages")
     sealed = {"KeyId": deployed().key_arn, "EncryptionContext": {"aws:dynamodb:tableName": "t"}}
     others: list[tuple[FunctionSpec, Call]] = [
         (check, ("sns", "Publish", {"TopicArn": deployed().topic})),
@@ -494,7 +355,14 @@ def test_what_belongs_to_another_is_refused() -> None:
         (history, ("dynamodb", "DeleteItem", {"TableName": deployed().table})),
         (check, ("dynamodb", "Query", {"TableName": deployed().table, "IndexName": "i"})),
         (check, ("dynamodb", "Query", {"TableName": "other"})),
+        (check, ("sqs", "SendMessage", {"QueueUrl": deployed().queues[messages].url})),
+        (check, ("kms", "Decrypt", {"EncryptionContext": CONTEXT})),
         (history, ("kms", "Decrypt", sealed)),
+        # A condition for all values of a key holds where there are none.
+        (history, ("kms", "Decrypt", {"KeyId": deployed().key_arn})),
+        (history, ("kms", "Encrypt", {"KeyId": deployed().key_arn, "EncryptionContext": {}})),
+        (history, ("kms", "Decrypt", {"EncryptionContext": {"connection": "c"}})),
+        (history, ("kms", "Decrypt", {"EncryptionContext": {**CONTEXT, "more": "m"}})),
         (history, ("sqs", "DeleteMessage", {"QueueUrl": deployed().queues[entry.queue].url})),
     ]
     for function, call in others:
@@ -530,12 +398,12 @@ def test_the_key_serves_callers_through_table_and_topic() -> None:
 
 
 def test_a_role_may_use_the_key_only_as_its_policy_leaves_it_to_the_account() -> None:
-    check = deployed().functions[CHECK]
+    delta = next(function for function in FUNCTIONS if function.stage == "delta")
     sealed = {"KeyId": deployed().key_arn, "EncryptionContext": CONTEXT}
     (opening,) = needs("kms", "Decrypt", sealed, deployed())
 
-    assert permitted(check, opening, deployed())
-    assert not permitted(check, opening, replace(deployed(), policies={}))
+    assert permitted(delta, opening, deployed())
+    assert not permitted(delta, opening, replace(deployed(), policies={}))
 
 
 # -- needs -----------------------------------------------------------------------------------------

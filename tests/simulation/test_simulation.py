@@ -12,33 +12,15 @@ import pytest
 from pollwire.providers import registered
 
 from tests.simulation import invariants, scenario
-from tests.simulation.deployed import deployed
 from tests.simulation.report import Report, many, perform
 from tests.simulation.scenario import Run, Scenario, swarm
 from tests.simulation.stories import PAIRS, STORIES, pairs, singles
-from tests.simulation.upstream import UPSTREAMS
 from tests.simulation.world import FAULTS, Broken
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 #: Runs of the fixed part.
 SWARM, FEW = 800, 240
-
-#: Deltas have one policy, and not every stream needs all of it: one with an API key gets no token,
-#: and presence reads all of its records.
-#: Checks have one, too: only a provider whose check needs a token seals one, and accounts are moved
-#: where a connection has got more shards. Presence is one page: what is left of it is none.
-SPARE = {
-    *(
-        (f"pollwire-check-{name}", f"dynamodb:{action}")
-        for name in ("youmail", "intelli", "ringcentral", "kirimdev")
-        for action in ("DeleteItem", "PutItem")
-    ),
-    *((f"pollwire-check-{name}", "kms:Encrypt") for name in ("youmail", "intelli", "kirimdev")),
-    ("pollwire-delta-presence", "sqs:SendMessage"),
-    ("pollwire-delta-conversations", "kms:Encrypt"),
-    ("pollwire-delta-presence", "dynamodb:BatchGetItem"),
-}
 
 #: Runs that once broke a promise, by what was wrong.
 REGRESSIONS = {
@@ -202,23 +184,6 @@ def everything() -> Report:
 
 def test_the_runs_have_reached_what_they_are_for():
     assert [name for name in REACHED if not everything().reached[name]] == []
-
-
-def test_every_permission_is_needed_by_some_run():
-    """And none was missing: that fails a run."""
-    allowed = {
-        (function.name, action)
-        for function in deployed().functions.values()
-        for statement in function.statements
-        for action in statement.actions
-        if not action.startswith(("logs:", "xray:")) and not action.endswith("Batch")
-    }
-    streams = {"schedule", "delta-entry", "delta-conversations", "delta-presence"}
-    streams |= {f"check-{upstream.name}" for upstream in UPSTREAMS}
-    seen = {name for name, _ in allowed if name.removeprefix("pollwire-") in streams}
-    unused = {one for one in allowed if one[0] in seen} - everything().used
-
-    assert unused <= SPARE, sorted(unused - SPARE)
 
 
 def test_a_run_is_the_same_however_often_it_is_made():

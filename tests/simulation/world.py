@@ -54,8 +54,11 @@ WRITES = ("UpdateItem", "TransactWriteItems")
 #: A message that is no job of ours.
 POISON = "{}"
 
+#: Who needed something, and what: action, resource, and the context as pairs.
+Used = tuple[str, str, str, tuple[tuple[str, Any], ...]]
+
 #: What was worked out of deployed policies: who needs which actions, and what of them is refused.
-_PERMITTED: dict[int, tuple[Deployed, dict[Any, tuple[set[tuple[str, str]], list[Need]]]]] = {}
+_PERMITTED: dict[int, tuple[Deployed, dict[Any, tuple[set[Used], list[Need]]]]] = {}
 
 
 #: One of so many runs logs what goes well, too.
@@ -198,7 +201,7 @@ class World:
 
         reached: How often each thing of note happened.
 
-        used: Permissions that were needed, by function.
+        used: What was needed, by function or role: action, resource, context.
 
         touched: Queues that something was done to, so that there may be messages to hand out.
 
@@ -227,7 +230,7 @@ class World:
         self.healthy = False
         self.injected: Counter[str] = Counter()
         self.reached: Counter[str] = Counter()
-        self.used: set[tuple[str, str]] = set()
+        self.used: set[Used] = set()
         self.trace: list[str] = []
         self.processes: list[Process] = []
         self.touched: set[str] = set()
@@ -472,8 +475,6 @@ class World:
         elif operation == "TransactWriteItems":
             parts = frozenset([kind for one in params["TransactItems"] for kind in one])
         known = (service, operation, params.get("QueueUrl"), parts, context)
-        if (process.spec.name, known) in self._permitted:
-            return
 
         def wanted() -> list[Need]:
             own = needs(service, operation, params, self.deployed)
@@ -494,13 +495,15 @@ class World:
         Args:
             known: What is wanted follows from it.
         """
+        if (name, known) in self._permitted:
+            return
         permissions = self._permissions
         if (name, known) not in permissions:
             every = wanted()
-            pairs = {(name, action) for action, *_ in every}
-            permissions[name, known] = pairs, refused(caller, every, self.deployed)
-        pairs, missing = permissions[name, known]
-        self.used |= pairs
+            used = {(name, action, resource, _frozen(more)) for action, resource, more in every}
+            permissions[name, known] = used, refused(caller, every, self.deployed)
+        used, missing = permissions[name, known]
+        self.used |= used
         for action, resource, _ in missing:
             raise Broken(f"I12: {name} may not {action} on {resource}")
         self._permitted.add((name, known))
@@ -585,7 +588,7 @@ class World:
         """End all that is still at work, as when a test is over."""
         for process in list(self.processes):
             process.dead = True
-            if process.thread is not None and not process.thread.dead:
+            if process.thread:  # It has begun, and has not ended.
                 process.thread.throw(Died)
 
 
@@ -608,8 +611,12 @@ def _conflict(params: Mapping[str, Any]) -> ClientError:
     return ClientError(response, "TransactWriteItems")
 
 
-def _permissions(
-    deployed: Deployed,
-) -> dict[Any, tuple[set[tuple[str, str]], list[Need]]]:
+def _frozen(context: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(
+        (key, tuple(one) if isinstance(one, list) else one) for key, one in context.items()
+    )
+
+
+def _permissions(deployed: Deployed) -> dict[Any, tuple[set[Used], list[Need]]]:
     """Find what was worked out of these policies before."""
     return _PERMITTED.setdefault(id(deployed), (deployed, {}))[1]

@@ -1,12 +1,22 @@
-"""template.yaml as CloudFormation sees it: loops unrolled, mappings looked up, Globals merged."""
+"""
+template.yaml as CloudFormation sees it: loops unrolled, mappings looked up, Globals merged.
+
+    python -m tests.template.expand     print what SAM makes of that, as JSON
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from typing import Any
+from unittest import mock
+
+from samtranslator.translator.transform import transform
 
 from tests.stack import ROOT, load
 
-__all__ = ["ROOT", "template"]
+__all__ = ["ROOT", "deployable", "template"]
 
 
 def template() -> dict[str, Any]:
@@ -19,6 +29,24 @@ def template() -> dict[str, Any]:
             variables = shared["Environment"]["Variables"] | own["Environment"]["Variables"]
             resource["Properties"] = shared | own | {"Environment": {"Variables": variables}}
     return document
+
+
+class _NoPolicies:
+    """SAM's managed policies by name: nothing here names one."""
+
+    def load(self) -> dict[str, str]:
+        return {}
+
+
+def deployable(document: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Have SAM make functions, roles, mappings and schedules of its own resource types."""
+    document = document or template()
+    for resource in document["Resources"].values():
+        for name in resource["Properties"].keys() & {"CodeUri", "ContentUri"}:
+            resource["Properties"][name] = "s3://bucket/key"
+    with mock.patch.dict(os.environ, {"AWS_DEFAULT_REGION": "us-east-1"}):
+        made: dict[str, Any] = transform(document, {}, _NoPolicies())
+    return made
 
 
 def _look_up(node: Any, mappings: dict[str, Any]) -> Any:
@@ -35,3 +63,7 @@ def _look_up(node: Any, mappings: dict[str, Any]) -> Any:
             return {"Fn::Sub": text}
         case looked_up:
             return looked_up
+
+
+if __name__ == "__main__":
+    json.dump(deployable(), sys.stdout)

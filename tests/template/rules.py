@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from typing import Any
 
 Template = dict[str, Any]
 Complaints = Iterator[str]
+
+NO_VALUE = {"Ref": "AWS::NoValue"}
 
 DAYS_14 = 14 * 24 * 3600
 
@@ -60,14 +61,20 @@ def mappings(template: Template) -> Iterator[tuple[str, dict[str, Any], dict[str
 
 def statements(document: Any) -> Iterator[dict[str, Any]]:
     """Yield the statements of a policy as on AWS: where the condition OnAws holds."""
-    for statement in document["Statement"]:
-        if "Fn::If" in statement:
-            condition, here, otherwise = statement["Fn::If"]
-            assert condition == "OnAws"
-            assert otherwise == {"Ref": "AWS::NoValue"}
-            yield here
-        else:
-            yield statement
+    yield from _on_aws(document)["Statement"]
+
+
+def _on_aws(node: Any) -> Any:
+    if isinstance(node, list):
+        return [one for one in map(_on_aws, node) if one != NO_VALUE]
+    if not isinstance(node, dict):
+        return node
+    if "Fn::If" in node:
+        condition, here, _ = node["Fn::If"]
+        assert condition == "OnAws"
+        return _on_aws(here)
+    resolved = {key: _on_aws(one) for key, one in node.items()}
+    return {key: one for key, one in resolved.items() if one != NO_VALUE}
 
 
 def denies_plain_http(document: Any) -> bool:
@@ -172,7 +179,8 @@ def topic_takes_events_of_deltas_only(template: Template) -> Complaints:
     only = [one for one in statements(policy["PolicyDocument"]) if "ArnNotLike" in one["Condition"]]
     roles = of_type(template, "IAM::Role")
     for role_name, role in roles.items():
-        publishes = any("sns:Publish" in as_list(one["Action"]) for one in permissions(role))
+        may = permissions(template, role_name)
+        publishes = any("sns:Publish" in as_list(one["Action"]) for one in may)
         admitted = "/delta/" in json.dumps(role.get("Path", ""))
         if publishes != admitted:
             yield f"{role_name}: its path and its policy differ on whether it publishes"
@@ -191,20 +199,24 @@ def subscriptions_lose_nothing(template: Template) -> Complaints:
 # -- permissions -----------------------------------------------------------------------------------
 
 
-def permissions(role: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for policy in role["Policies"]:
+def permissions(template: Template, role: str) -> Iterator[dict[str, Any]]:
+    """Yield the statements of a role: its own policies', and those that are attached to it."""
+    for policy in of_type(template, "IAM::Role")[role]["Policies"]:
         yield from statements(policy["PolicyDocument"])
+    for attached in of_type(template, "IAM::Policy").values():
+        if role in map(target, attached["Roles"]):
+            yield from statements(attached["PolicyDocument"])
 
 
 def roles_are_least(template: Template) -> Complaints:
     for name, role in of_type(template, "IAM::Role").items():
-        for statement in permissions(role):
+        for statement in permissions(template, name):
             for action in as_list(statement["Action"]):
                 if "*" in action:
                     yield f"{name}: {action}"
             for resource in as_list(statement["Resource"]):
-                if resource == "*":
-                    yield f"{name}: {statement['Action']} on everything"
+                if "*" in json.dumps(resource):
+                    yield f"{name}: {statement['Action']} on more than is named: {resource}"
         managed = json.dumps(role.get("ManagedPolicyArns", []))
         if managed.count(":policy/") != managed.count(":policy/AWSXRayDaemonWriteAccess"):
             yield f"{name}: a managed policy"
@@ -231,30 +243,62 @@ def services_act_for_this_account_only(template: Template) -> Complaints:
                 yield f"{name}: {service} may be talked into it by another account"
 
 
-def checks_reach_every_stream_and_no_dead_letters(template: Template) -> Complaints:
-    (pattern,) = (
-        statement["Resource"]["Fn::Sub"].rpartition("${AWS::AccountId}:")[2]
-        for statement in permissions(template["Resources"]["CheckYoumailRole"]["Properties"])
-        if "sqs:SendMessage" in as_list(statement["Action"])
+def jobs_are_queued_by_the_stage_before(template: Template) -> Complaints:
+    """Each queue of jobs has one stage before it; a list that is too long queues its own rest."""
+    streams = template["Mappings"]["Streams"]
+    roles = of_type(template, "IAM::Role")
+    for name in of_type(template, "SQS::Queue"):
+        senders = {role for role in roles if _sends(template, role, name)}
+        kind, of = name[:6], name[6:]
+        wanted: set[str] = set()
+        if not name.endswith("Dead") and kind == "Checks":
+            wanted = {"ScheduleRole"}
+        if not name.endswith("Dead") and kind == "Deltas":
+            wanted = {streams[of]["Check"]}
+            senders -= {f"Delta{of}Role"}
+        if senders != wanted:
+            yield f"{name}: {senders} send to it, not {wanted}"
+
+
+def _sends(template: Template, role: str, queue: str) -> bool:
+    return any(
+        "sqs:SendMessage" in as_list(statement["Action"])
+        and queue in map(target, as_list(statement["Resource"]))
+        for statement in permissions(template, role)
     )
-    for name, queue in of_type(template, "SQS::Queue").items():
-        reached = fnmatchcase(str(queue["QueueName"]["Fn::Sub"]), pattern)
-        if reached != any(
-            name == job and not job.startswith("Checks") for *_, job in mappings(template)
-        ):
-            yield f"{name}: {'reached' if reached else 'not reached'} by {pattern}"
 
 
-def only_those_that_sign_in_seal(template: Template) -> Complaints:
-    for name, role in of_type(template, "IAM::Role").items():
-        for statement in permissions(role):
-            actions = [one for one in as_list(statement["Action"]) if one.startswith("kms:")]
-            if "kms:Encrypt" in actions and not name.startswith(("Check", "Delta")):
-                yield f"{name}: has nothing to seal"
-            if actions and "kms:EncryptionContextKeys" not in json.dumps(
-                statement.get("Condition")
-            ):
+#: What was sealed for a connection and an account, and nothing else: not what has no context, which
+#: a condition for all values of a key would let through.
+SEALED = {
+    "ForAllValues:StringEquals": {"kms:EncryptionContextKeys": ["connection", "account"]},
+    "Null": {
+        "kms:EncryptionContext:connection": "false",
+        "kms:EncryptionContext:account": "false",
+    },
+}
+
+
+def credentials_are_opened_where_they_are_needed(template: Template) -> Complaints:
+    for name in of_type(template, "IAM::Role"):
+        actions: set[str] = set()
+        for statement in permissions(template, name):
+            found = {one for one in as_list(statement["Action"]) if one.startswith("kms:")}
+            if found and statement.get("Condition") != SEALED:
                 yield f"{name}: opens more than credentials"
+            actions |= found
+        # The one authenticates nowhere, the other asks nobody.
+        if actions and (name == "CheckYoumailRole" or not name.startswith(("Check", "Delta"))):
+            yield f"{name}: has nothing to open"
+        if "kms:Encrypt" in actions and not _signs_in(template, name):
+            yield f"{name}: has nothing to seal"
+
+
+def _signs_in(template: Template, role: str) -> bool:
+    """Tell whether a role's provider issues access tokens, which workers share."""
+    streams = template["Mappings"]["Streams"]
+    of = streams.get(role.removeprefix("Delta").removesuffix("Role"), {"Check": role})
+    return of["Check"] in {"CheckYoumailRole", "CheckRingcentralRole"}
 
 
 # -- what is kept ----------------------------------------------------------------------------------
@@ -397,8 +441,8 @@ RULES = [
     roles_are_least,
     every_function_has_its_own_role,
     services_act_for_this_account_only,
-    checks_reach_every_stream_and_no_dead_letters,
-    only_those_that_sign_in_seal,
+    jobs_are_queued_by_the_stage_before,
+    credentials_are_opened_where_they_are_needed,
     everything_is_encrypted,
     state_outlives_the_stack,
     the_key_is_ours,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pollwire import filters
 from pollwire.errors import Misconfigured
 from pollwire.events import Composer, digest
-from pollwire.filters import compile_filter
+from pollwire.filters import compile_filter, compile_filters, filter_paths
 from pollwire.model import Change, Row, Stream
 from pollwire.providers import registered
 
@@ -392,3 +392,91 @@ def test_a_policy_is_one_that_sns_takes(text):
     assert len(policy) <= filters.ATTRIBUTES_MAX
     assert all(isinstance(values, list) and values for values in policy.values())
     assert json.loads(json.dumps(policy)) == policy
+
+
+# Several paths, and the way back
+
+
+@pytest.mark.parametrize(
+    ("several", "policy"),
+    [
+        pytest.param([], {}, id="none"),
+        pytest.param([f"{RESTAPI}/presence", "/pollwire/v1/~/account/~/~"], {}, id="everything"),
+        pytest.param(
+            ["/pollwire/v1/youmail/account/~/contact", "/pollwire/v1/youmail/account/~/history"],
+            {"provider": ["youmail"], "stream": ["contact", "history"]},
+            id="two streams are values of one attribute",
+        ),
+        pytest.param(
+            [f"{RESTAPI}/presence", f"{RESTAPI}/presence?detailedTelephonyState=true"],
+            {"stream": ["presence"]},
+            id="one twice",
+        ),
+        pytest.param(
+            [f"{RESTAPI}/message-store?type=Fax", "/pollwire/v1/youmail/account/~/contact"],
+            {
+                "$or": [
+                    {"stream": STORES, "type": ["Fax"]},
+                    {"provider": ["youmail"], "stream": ["contact"]},
+                ]
+            },
+            id="a choice",
+        ),
+    ],
+)
+def test_several_paths_are_one_policy(several, policy):
+    assert compile_filters(several, STREAMS) == policy
+
+
+def test_more_paths_than_a_policy_holds_are_refused():
+    several = [
+        f"/restapi/v1.0/account/{n}/extension/{n + 1}/presence?detailedTelephonyState=true"
+        for n in range(151)
+    ]
+
+    with pytest.raises(Misconfigured, match="150 of them at most"):
+        compile_filters(several, STREAMS)
+
+
+def test_a_choice_counts_the_combinations_of_all_it_has():
+    ids = [f"/pollwire/v1/youmail/account/{n}/contact" for n in range(75)]
+    others = [f"/pollwire/v1/youmail/account/{n}/entry?change=deleted" for n in range(76)]
+
+    assert compile_filters([*ids, *others[:75]], STREAMS)
+    with pytest.raises(Misconfigured, match="150 "):
+        compile_filters([*ids, *others], STREAMS)
+
+
+@quick
+@given(several=st.lists(texts(), max_size=4), published=st.lists(events(), min_size=5, max_size=10))
+def test_several_paths_take_what_one_of_them_takes_and_are_found_again(several, published):
+    try:
+        policy = compile_filters(several, STREAMS)
+    except Misconfigured as error:
+        assert "5 attributes" in str(error)  # noqa: PT017
+        return
+
+    paths = filter_paths(policy, STREAMS)
+
+    assert paths is not None or len(several) > 1
+    for event, attributes in published:
+        taken = accepts(policy, attributes)
+        assert taken is (not several or any(asks_for(text, event) for text in several))
+        if paths is not None:
+            assert taken is (not paths or any(asks_for(text, event) for text in paths))
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        pytest.param({"provider": [{"prefix": "you"}]}, id="another operator"),
+        pytest.param({"connection": ["shop"]}, id="an attribute that paths do not name"),
+        pytest.param({"$or": [{"stream": ["contact"]}, {"record": {"a": ["b"]}}]}, id="a body's"),
+        pytest.param({"$or": ["contact", 1]}, id="no choice"),
+        pytest.param({"$or": "contact"}, id="no list"),
+        pytest.param({"stream": ["contact"], "$or": [1, {"extension": 5}]}, id="no policies"),
+        pytest.param({"account": ["a"] * 200, "extension": ["b"] * 200}, id="too many to try"),
+    ],
+)
+def test_a_policy_that_no_path_compiles_to_has_none(policy):
+    assert filter_paths(policy, STREAMS) is None

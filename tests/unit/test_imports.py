@@ -19,7 +19,7 @@ ORDER = [
     {"due", "marks", "events", "filters", "items", "http"},
     {"decide"},
     {"providers", "state", "queues", "secrets"},
-    {"batches", "world"},
+    {"batches", "registry", "world"},
     {"drain"},
     {"pipeline"},
     {"wiring"},
@@ -52,8 +52,11 @@ COMMAND = sorted((ROOT / "cli/pollwire_cli").glob("*.py"))
 COMMAND_ORDER = [
     {"output", "secret", "session"},
     {"lines", "command"},
-    {"importing", "connections"},
-    {"accounts"},
+    {"importing", "connections", "queues"},
+    {"accounts", "subscribers"},
+    {"subscriptions", "deadletters"},
+    {"tail", "redrive", "health"},
+    {"doctor"},
     {"app"},
     {"__main__"},
 ]

@@ -7,17 +7,23 @@ Time passes only while the run waits for its queue.
 from __future__ import annotations
 
 import errno
+import http.client
+import itertools
 import json
 import os
+import re
 import socket
 import sys
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from local import demo, environments, run, stack
+from local.board import Accounts, Board
 from local.environments import Lock
+from local.ledger import Ledger
 from local.processes import Failed, Progress, Stop, Stopped
 from local.server import serve
 from local.simulators import registered
@@ -53,6 +59,9 @@ class Provider:
 
     def journal(self):
         return json.loads(json.dumps(self._simulator.journal))
+
+    def answered(self):
+        return {"200": 1}
 
 
 class Pollwire:
@@ -128,6 +137,9 @@ class Customer:
     def watch(self, provider, account, identity) -> None:
         self._stack.watched.append((provider, account, identity))
 
+    def accounts(self):
+        return {name: Accounts(len(all_)) for name, all_ in demo.ACCOUNTS.items()}
+
     def await_baseline(self, stop) -> None:
         stop.check()
         self._stack.pollwire.take_baseline()
@@ -142,12 +154,13 @@ class Deployment:
         self.watched = []
         self.outputs = {"SubscriberQueueUrl": "queue"}
         self.processes = SimpleNamespace(check=lambda: None)
+        self.on_exit = lambda: None
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
-        pass
+        self.on_exit()
 
     def client(self, service):
         assert service == "sqs"
@@ -176,8 +189,13 @@ def pollwire(deployment):
 
 
 @pytest.fixture
-def start(deployment, stop):
-    return lambda seconds: run.Run(deployment, stop, Progress(), "1").run(seconds)
+def board():
+    return Board(Ledger(), demo.now_ms)
+
+
+@pytest.fixture
+def start(deployment, stop, board):
+    return lambda seconds: run.Run(deployment, stop, Progress(), "1", board).run(seconds)
 
 
 def streams(out):
@@ -247,9 +265,10 @@ def test_the_status_is_0_only_if_nothing_was_lost(
     assert [handle for _, handle in pollwire.deleted] == out.splitlines()
 
 
-def test_what_was_lost_is_named(start, pollwire, capsys):
+def test_what_was_lost_is_named(start, pollwire, board, capsys):
     pollwire.dropped = ("history",)
     start(ONE_STEP)
+    assert json.loads(board.shown)["lost"] == 1
 
     said = capsys.readouterr().err
     assert said.count("lost: ") == 1
@@ -267,7 +286,7 @@ def test_a_step_happens_every_two_seconds(start, deployment, monkeypatch):
 def test_the_same_seed_makes_the_same_things_happen(stop, deployment, monkeypatch):
     def journals(seed):
         deployment = Deployment(run.time)
-        run.Run(deployment, stop, Progress(), seed).run(40)
+        run.Run(deployment, stop, Progress(), seed, Board(Ledger(), demo.now_ms)).run(40)
         return [
             (name, stream, kind, account)
             for name, provider in deployment.simulators.items()
@@ -279,9 +298,9 @@ def test_the_same_seed_makes_the_same_things_happen(stop, deployment, monkeypatc
 
 
 @pytest.mark.parametrize("seed", ["1", "2"])
-def test_every_provider_has_every_kind_of_change(deployment, stop, monkeypatch, seed):
+def test_every_provider_has_every_kind_of_change(deployment, stop, board, monkeypatch, seed):
     monkeypatch.setattr(run, "SETTLE_S", 0)
-    run.Run(deployment, stop, Progress(), seed).run(120)
+    run.Run(deployment, stop, Progress(), seed, board).run(120)
     told = {
         name: {(stream, kind) for stream, kind, *_ in provider.journal()}
         for name, provider in deployment.simulators.items()
@@ -307,16 +326,16 @@ def test_every_provider_has_every_kind_of_change(deployment, stop, monkeypatch, 
 
 
 @pytest.mark.parametrize("seed", ["1", "2", "3"])
-def test_all_providers_are_there_from_the_beginning(deployment, capsys, seed):
-    run.Run(deployment, Stop(), Progress(), seed).run(20)
+def test_all_providers_are_there_from_the_beginning(deployment, board, capsys, seed):
+    run.Run(deployment, Stop(), Progress(), seed, board).run(20)
     owners = {json.loads(line)["ownerId"] for line in capsys.readouterr().out.splitlines()}
 
     assert [name for name, accounts in demo.ACCOUNTS.items() if not owners & {*accounts}] == []
 
 
-def test_every_message_that_was_sent_is_watched(deployment, stop, monkeypatch):
+def test_every_message_that_was_sent_is_watched(deployment, stop, board, monkeypatch):
     monkeypatch.setattr(run, "SETTLE_S", 0)
-    run.Run(deployment, stop, Progress(), "1").run(120)
+    run.Run(deployment, stop, Progress(), "1", board).run(120)
     journal = deployment.simulators["kirimdev"].journal()
 
     assert deployment.watched
@@ -334,7 +353,9 @@ def test_every_message_that_was_sent_is_watched(deployment, stop, monkeypatch):
         pytest.param(600, 130, id="before its end"),
     ],
 )
-def test_ctrl_c_sums_up_and_calls_nothing_lost(start, pollwire, stop, capsys, seconds, status):
+def test_ctrl_c_sums_up_and_calls_nothing_lost(
+    start, pollwire, board, stop, capsys, seconds, status
+):
     pollwire.dropped = MADE
     pollwire.on_receive = stop.set
 
@@ -342,6 +363,8 @@ def test_ctrl_c_sums_up_and_calls_nothing_lost(start, pollwire, stop, capsys, se
     said = capsys.readouterr().err
     assert "2 on their way, 0 lost" in said
     assert "lost: " not in said
+    state = json.loads(board.shown)
+    assert (state["phase"], state["lost"], state["totals"]["awaited"]) == ("ended", 0, 2)
 
 
 def test_ctrl_c_while_it_waits_for_the_last_events(start, pollwire, stop, deployment, capsys):
@@ -420,6 +443,75 @@ def test_the_command_runs_as_asked(command, deployment, tmp_path, capsys):
     assert "(seed x)" in capsys.readouterr().err
 
 
+def test_the_page_shows_the_run_while_it_lasts_and_when_it_has_ended(
+    command, deployment, pollwire, monkeypatch, capsys
+):
+    states = []
+
+    def look(*_):
+        said = capsys.readouterr().err
+        states.append((said, read_page(re.search(r"http://127\.0\.0\.1:\d+/", said)[0])))
+
+    monkeypatch.setattr("local.page.LOOKING_S", 0)
+    deployment.on_exit = look
+
+    assert command("--seconds", "1") == 0
+    ((said, state),) = states
+    assert "0.0 s  the page of this run is up: http://127.0.0.1:" in said.splitlines()[0]
+    assert (state["phase"], state["lost"]) == ("ended", 0)
+    assert state["text"] in said
+    assert [one["stream"] for one in state["events"]] == [*reversed(MADE)]
+    registered = {one["provider"]: one["registered"] for one in state["providers"]}
+    assert registered == {name: len(accounts) for name, accounts in demo.ACCOUNTS.items()}
+
+
+def test_the_page_says_what_failed(command, deployment, monkeypatch, capsys):
+    boards = []
+    make = run.Page
+    monkeypatch.setattr(run, "Page", lambda board, port: boards.append(board) or make(board, port))
+
+    def check():
+        raise Failed("ministack was ended by signal 9")
+
+    deployment.processes.check = check
+    with pytest.raises(Failed):
+        command("--seconds", "1")
+
+    state = json.loads(boards[0].shown)
+    assert (state["phase"], state["text"]) == ("failed", "ministack was ended by signal 9")
+
+
+def test_a_long_look_at_accounts_takes_a_tenth_of_the_time(start, deployment, monkeypatch):
+    looks = []
+
+    def look(customer):
+        looks.append(run.time.now_s)
+        run.time.now_s += 6
+        return {}
+
+    monkeypatch.setattr(Customer, "accounts", look)
+    start(130)
+
+    assert len(looks) > 2
+    assert min(later - earlier for earlier, later in itertools.pairwise(looks)) >= 60
+
+
+def test_the_port_of_the_page_is_as_asked(command, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(Failed, match=f"'make run PAGE_PORT={port + 1}'"):
+            command("--seconds", "1", "--page-port", str(port))
+
+    assert command("--seconds", "1", "--page-port", str(port)) == 0
+    assert f"http://127.0.0.1:{port}/" in capsys.readouterr().err
+
+
+def read_page(url):
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=5)
+    connection.request("GET", "/state.json")
+    return json.load(connection.getresponse())
+
+
 def test_what_the_makefile_leaves_empty_is_the_default(command, deployment, stop, tmp_path):
     deployment.pollwire.on_receive = stop.set  # Or it would have no end.
 
@@ -443,8 +535,12 @@ def test_nobodys_account_is_used(command, monkeypatch):
             for text in ("90s", "1.5", "-5", "1e3", "inf", " ")
         ),
         *(
-            ((option, text), "a number from 1024 to 65000 is needed")
-            for option in ("--port", "--aws-port")
+            ((option, text), f"^{name}={text}: a number from 1024 to 65000 is needed")
+            for option, name in {
+                "--port": "PORT",
+                "--aws-port": "AWS_PORT",
+                "--page-port": "PAGE_PORT",
+            }.items()
             for text in ("80", "1023", "65001", "99999", "-1", "http", " ")
         ),
     ],
@@ -539,7 +635,7 @@ def test_a_port_is_not_taken_by_who_has_just_left_it(tmp_path):
             while client.recv(1_000):
                 pass
 
-    assert stack._port(port, "PORT") == str(port)
+    assert stack.choose_port(port, "PORT") == str(port)
 
 
 def test_a_full_disk_is_told_before_anything_starts(tmp_path, monkeypatch):

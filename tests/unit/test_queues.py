@@ -195,11 +195,18 @@ def test_what_is_no_delta_job_is_malformed(text):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(one, id=one) for one in asdict(CHECK) if one != "after_s"]
+    "name",
+    [pytest.param(one, id=one) for one in asdict(CHECK) if one not in ("after_s", "account")],
 )
 def test_a_check_needs_all_its_fields(name):
     with pytest.raises(Malformed, match=f"^job.{name}: "):
         queues.read_check(without(CHECK, name))
+
+
+def test_a_check_of_an_older_version_is_a_regular_one_of_the_whole_shard():
+    older = json.dumps({name: asdict(CHECK)[name] for name in list(asdict(CHECK))[:4]})
+
+    assert queues.read_check(older) == CHECK
 
 
 @pytest.mark.parametrize(
@@ -273,3 +280,66 @@ def test_a_malformed_job_is_not_quoted():
         queues.read_delta(body(DELTA, account=["canary"]))
 
     assert "canary" not in str(caught.value)
+
+
+FORGED = [
+    "",
+    "a b",
+    "a#b",
+    "a/b",
+    "a\r\nb",
+    'a\n{"level": "ERROR"}',
+    "a\x00",
+    "a\u202eb",
+    "\u0430cme",
+    "${a}",
+    "a" * 201,
+    "a" * 100_000,
+]
+
+
+@pytest.mark.parametrize("value", FORGED, ids=lambda one: repr(one)[:20])
+@pytest.mark.parametrize("name", ["connection", "account", "stream"])
+def test_a_name_that_nothing_has_is_no_part_of_a_job(name, value):
+    """It would be part of a key, and of a line of the log."""
+    with pytest.raises(Malformed, match=rf"^job\.{name}: ") as caught:
+        queues.read_delta(body(DELTA, **{name: value}))
+    if name == "connection":
+        with pytest.raises(Malformed, match=rf"^job\.{name}: "):
+            queues.read_check(body(CHECK, **{name: value}))
+
+    assert len(str(caught.value)) < 100
+
+
+@pytest.mark.parametrize("value", [-1, 10**15 + 1, 10**400])
+@pytest.mark.parametrize("name", ["shard", "due_ms", "interval_s", "after_s"])
+def test_a_number_of_a_job_is_within_bounds(name, value):
+    with pytest.raises(Malformed, match=rf"^job\.{name}: "):
+        queues.read_check(body(CHECK, **{name: value}))
+    if name in asdict(DELTA):
+        with pytest.raises(Malformed, match=rf"^job\.{name}: "):
+            queues.read_delta(body(DELTA, **{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (body(CHECK), {"connection": CHECK.connection, "shard": CHECK.shard}),
+        (
+            body(DELTA),
+            {
+                "connection": DELTA.connection,
+                "shard": DELTA.shard,
+                "account": DELTA.account,
+                "stream": DELTA.stream,
+            },
+        ),
+        (body(DELTA, account="canary\r\n"), {}),
+        ("canary", {}),
+        ('{"password": "canary"}', {}),
+        ("[" * 100_000, {}),
+    ],
+    ids=["check", "delta", "forged", "text", "object", "nested"],
+)
+def test_a_job_that_fails_is_logged_by_its_names_only(message, said):
+    assert queues.described(message) == said

@@ -173,6 +173,25 @@ def test_a_query_that_makes_no_sense_is_refused(youmail):
     assert get(youmail, ENTRIES, sign_in(youmail), pageNumber="x")[0] == 400
 
 
+def test_answers_are_counted_by_status_and_what_operates_it_is_none():
+    with serve({"/one": YouMail(), "/other": YouMail()}) as server:
+        connection = HTTPConnection(server.url.removeprefix("http://"), timeout=10)
+
+        def get(path):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+        statuses = [get(f"/one{path}")[0] for path in ("/nothing", "/nothing", "/_sim/journal")]
+        answered = json.loads(get("/one/_sim/answered")[1])
+        other = json.loads(get("/other/_sim/answered")[1])
+        connection.close()
+
+    assert statuses == [404, 404, 200]
+    assert answered == {"404": 2}
+    assert other == {}
+
+
 def test_the_journal_holds_every_change(youmail):
     entry, contact = youmail.leave_voicemail("7"), youmail.add_contact("7")
     youmail.mark_read(entry)

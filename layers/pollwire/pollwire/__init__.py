@@ -5,3 +5,6 @@ Pollwire: APIs that can only be polled, turned into a stream of events on SQS.
     check      which streams of which accounts moved?  -> Deltas, one queue a stream
     delta      what changed in one stream?             -> Events
 """
+
+#: Of the command and of what is deployed: the template's output Version says it, too.
+__version__ = "0.1.0"

@@ -14,7 +14,7 @@ from aws_lambda_powertools.utilities.batch.types import PartialItemFailureRespon
 from botocore.exceptions import ClientError
 
 from pollwire.errors import describe
-from pollwire.queues import Queues
+from pollwire.queues import Queues, described
 
 
 def count(metrics: Metrics, counts: Mapping[str, int]) -> None:
@@ -40,7 +40,8 @@ def report(
     failed_ids = {failure["itemIdentifier"] for failure in response["batchItemFailures"]}
     failed = [record for record in event["Records"] if record["messageId"] in failed_ids]
     for record, (_, error, _) in zip(failed, processor.exceptions, strict=True):
-        logger.error("failed", reason=describe(error), job=record["body"][:500])
+        job = described(record["body"])
+        logger.error("failed", reason=describe(error), message_id=record["messageId"], job=job)
     count(metrics, {"failed_jobs": len(failed)})
     try:
         queues.hasten(failed)

@@ -7,15 +7,17 @@ policy over their message attributes.
     /pollwire/v1/{provider}/account/{accountId}/{stream}
 
 ``~`` in a place stands for any. ``type`` and ``direction`` narrow messages, ``change`` narrows
-everything; a parameter that is repeated takes each of its values.
+everything; a parameter that is repeated takes each of its values. Several paths let through what
+one of them does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import combinations, product
 from typing import Any, Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 from pollwire.errors import Misconfigured
 from pollwire.model import ACCOUNT_ID, Stream
@@ -32,6 +34,9 @@ MESSAGE: Final = {
     "type": ("VoiceMail", "SMS", "Fax", "Pager"),
     "direction": ("Inbound", "Outbound"),
 }
+
+#: Attributes whose values a policy lists as they are.
+SPELT: Final = frozenset({"provider", "account", "stream", *MESSAGE, *CHANGE})
 
 Policy = dict[str, list[Any]]
 
@@ -68,6 +73,123 @@ def compile_filter(text: str, streams: Streams) -> Policy:
             )
     _keep_to_limits(policy)
     return policy
+
+
+def compile_filters(texts: Iterable[str], streams: Streams) -> Policy:
+    """
+    Compile filter paths into the one policy that lets through what any of them does.
+
+    SNS has one subscription, and so one policy, for a queue and a topic.
+
+    Returns:
+        A policy that is empty if every event will do, as it does without any path.
+
+    Raises:
+        Misconfigured: Of one path, or of all together.
+    """
+    policies: list[Policy] = []
+    for text in texts:
+        policy = compile_filter(text, streams)
+        if policy not in policies:
+            policies.append(policy)
+    if not all(policies):
+        return {}
+    if len(policies) > COMBINATIONS_MAX:
+        raise Misconfigured(f"filter: {COMBINATIONS_MAX} of them at most fit into one policy")
+    united = _united(policies)
+    policy = united[0] if len(united) == 1 else {"$or": united} if united else {}
+    _keep_to_limits(policy)
+    return policy
+
+
+def filter_paths(policy: Mapping[str, Any], streams: Streams) -> list[str] | None:
+    """
+    Turn a policy back into filter paths that compile to it; ``None`` if there are none.
+
+    A policy that lets everything through has no path.
+    """
+    choices = policy["$or"] if policy.keys() == {"$or"} else [policy]
+    paths: list[str] = []
+    for one in choices if isinstance(choices, list) and policy else ():
+        found = next(
+            (texts for texts in _guesses(one, streams) if _says(texts, one, streams)), None
+        )
+        if found is None:
+            return None
+        paths += found
+    return paths if _says(paths, policy, streams) else None
+
+
+def _united(policies: Sequence[Policy]) -> list[Policy]:
+    """Put together those that differ in the values of one attribute: SNS counts combinations."""
+    for one, other in combinations(policies, 2):
+        differing = [name for name in one if one[name] != other.get(name)]
+        if one.keys() == other.keys() and len(differing) == 1 and differing[0] in SPELT:
+            (name,) = differing
+            values = one[name] + [value for value in other[name] if value not in one[name]]
+            others = [policy for policy in policies if policy is not one and policy is not other]
+            return _united([{**one, name: values}, *others])
+    return list(policies)
+
+
+def _says(texts: Sequence[str], policy: Mapping[str, Any], streams: Streams) -> bool:
+    try:
+        return bool(_sorted(compile_filters(texts, streams)) == _sorted(policy))
+    except Misconfigured:
+        return False
+
+
+def _sorted(policy: Any) -> Any:
+    """Write a policy in one way: the order of its values says nothing."""
+    if isinstance(policy, Mapping):
+        return {name: _sorted(values) for name, values in policy.items()}
+    if isinstance(policy, list):
+        return sorted(map(_sorted, policy), key=repr)
+    return policy
+
+
+def _guesses(policy: Any, streams: Streams) -> Iterator[list[str]]:
+    """Write paths that may compile to a policy; most do not."""
+    if not isinstance(policy, Mapping):
+        return
+    places = [_texts(policy.get(name, [ANY])) for name in ("provider", "account", "stream")]
+    if math.prod(map(len, places)) > COMBINATIONS_MAX:
+        return
+    query = _query(policy, CHANGE)
+    yield [
+        f"/pollwire/v1/{provider}/account/{account}/{stream}{query}"
+        for provider, account, stream in product(*places)
+    ]
+    kinds = {stream.path for _, stream in _pairs(streams) if stream.path is not None}
+    for subscribers, kind in product(_extensions(policy), sorted(kinds)):
+        path, sign, own = kind.partition("?")
+        query = _query(policy, CHANGE if own else {**MESSAGE, **CHANGE})
+        query = f"{sign}{own}{query.replace('?', '&')}" if own else query
+        yield [
+            f"/restapi/v1.0/account/{one}/extension/{other}/{path}{query}"
+            for one, other in subscribers
+        ]
+
+
+def _extensions(policy: Mapping[str, Any]) -> Iterator[list[tuple[str, str]]]:
+    """Write pairs of account and extension that a policy may stand for."""
+    accounts, extensions = (_texts(policy.get(name, [])) for name in ("account", "extension"))
+    yield [(account, ANY) for account in accounts or [ANY]]
+    yield [(account, account) for account in accounts]
+    if len(accounts) * len(extensions) <= COMBINATIONS_MAX:
+        yield list(product(accounts, extensions))
+    for choice in policy.get("$or", ()):
+        if isinstance(choice, Mapping):
+            yield [(ANY, extension) for extension in _texts(choice.get("extension", []))]
+
+
+def _query(policy: Mapping[str, Any], names: Iterable[str]) -> str:
+    chosen = [(name, value) for name in names for value in _texts(policy.get(name, []))]
+    return f"?{urlencode(chosen)}" if chosen else ""
+
+
+def _texts(values: Any) -> list[str]:
+    return [one for one in values if isinstance(one, str)] if isinstance(values, list) else []
 
 
 def _of_path(path: str, query: str, streams: Streams) -> Policy:
@@ -138,18 +260,34 @@ def _parameters(query: str, choices: Mapping[str, Collection[str]]) -> Policy:
 
 
 def _keep_to_limits(policy: Policy) -> None:
-    choices = policy.get("$or", [])
-    names = {*policy, *(name for choice in choices for name in choice)} - {"$or"}
+    names = set(_attributes(policy))
     if len(names) > ATTRIBUTES_MAX:
         raise Misconfigured(
             f"filter: SNS takes {ATTRIBUTES_MAX} attributes at most, this asks for"
             f" {', '.join(sorted(names))}; leave one of them open"
         )
-    if math.prod(map(len, policy.values())) > COMBINATIONS_MAX:
+    if _combinations(policy) > COMBINATIONS_MAX:
         raise Misconfigured(
             f"filter: SNS takes {COMBINATIONS_MAX} combinations of values at most;"
-            " name fewer values, or subscribe with several filters"
+            " name fewer values, or subscribe several queues"
         )
+
+
+def _attributes(policy: Policy) -> Iterator[str]:
+    for name, values in policy.items():
+        if name == "$or":
+            for choice in values:
+                yield from _attributes(choice)
+        else:
+            yield name
+
+
+def _combinations(policy: Policy) -> int:
+    """Count as SNS does; a choice has those of all that can be chosen."""
+    return math.prod(
+        sum(map(_combinations, values)) if name == "$or" else len(values)
+        for name, values in policy.items()
+    )
 
 
 def _pairs(streams: Streams) -> Iterable[tuple[tuple[str, str], Stream]]:

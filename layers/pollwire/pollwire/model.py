@@ -693,7 +693,7 @@ def _date_ms(text: str) -> int | None:
 @dataclass(frozen=True, slots=True)
 class CheckJob:
     """
-    Check one shard.
+    Check one shard, or one account of it.
 
     Attributes:
         due_ms: The instant it is due.
@@ -701,6 +701,8 @@ class CheckJob:
         interval_s: Seconds until the next one; picked up later than that, it is dropped.
 
         after_s: Of a look at what is watched only: seconds after the regular instant before it.
+
+        account: The only one to check, beside the regular instants; empty for all of the shard.
     """
 
     connection: str
@@ -708,6 +710,7 @@ class CheckJob:
     due_ms: int
     interval_s: int
     after_s: int = 0
+    account: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,10 @@ SHARD_MAX = 1_000
 MOVES_MAX = 200
 
 
+#: How long a check of one account waits for its place in the connection's rate.
+PATIENCE_MS = 5_000
+
+
 class _Poll(NamedTuple):
     """One account of a check: how it stands, and the streams to list from end to end."""
 
@@ -95,7 +99,7 @@ def check(world: World, job: CheckJob) -> Counts:
     if due.is_late(job, now_ms):
         return Counter(late=1)
     connection = world.state.connection(job.connection)
-    if connection is None or connection.paused_until_ms > now_ms:
+    if connection is None or not _is_open(connection, job, now_ms):
         return Counter(skipped=1)
     try:
         provider, connection = world.provider(connection), world.paced(connection)
@@ -103,6 +107,12 @@ def check(world: World, job: CheckJob) -> Counts:
         return Counter({_name(error): 1})
     counts: Counts = Counter()
     polled = _due_accounts(world, job, connection, provider, now_ms, counts)
+    if job.account and polled:
+        # The share of the regular checks is all theirs.
+        try:
+            world.await_turn(connection, PATIENCE_MS)
+        except Unasked:
+            return counts + Counter(unasked=1)
 
     # All answers are in before the first write, so that writing holds up no transfer.
     spent: dict[str, int] = {}
@@ -120,6 +130,11 @@ def check(world: World, job: CheckJob) -> Counts:
         with suppress(PollwireError):
             world.rest(job, connection, key, wait_s)
     return counts
+
+
+def _is_open(connection: Connection, job: CheckJob, now_ms: int) -> bool:
+    """Tell whether a connection is asked now; if nobody answers, one shard asks for all."""
+    return connection.paused_until_ms <= now_ms and not (job.account and connection.outages)
 
 
 def _is_outage(connection: Connection, answers: list[tuple[str, Seen | PollwireError]]) -> bool:
@@ -178,8 +193,9 @@ def _gives_way(standing: Standing) -> bool:
 
 def _turns(connection: Connection, polled: Mapping[str, _Poll], keys: list[str]) -> list[list[str]]:
     """Send one account ahead to get the access token, where all share one and it is not there."""
-    if not keys or not connection.credential or polled[keys[0]].account.token.is_fresh:
-        return [keys]
+    with suppress(Unasked):  # Whether it is there cannot be read: then the others wait, too.
+        if not keys or not connection.credential or polled[keys[0]].account.token.is_fresh:
+            return [keys]
     return [keys[:1], keys[1:]]
 
 
@@ -198,7 +214,9 @@ def _due_accounts(
     opened = provider.check_needs_credential
     polled: dict[str, _Poll] = {}
     hosts: Mapping[str, str] = {}
-    standings, broken = world.state.shard(job.connection, job.shard, sealed=opened, listed=listed)
+    standings, broken = world.state.shard(
+        job.connection, job.shard, account=job.account, sealed=opened, listed=listed
+    )
     counts["broken"] += len(broken)
     for standing in _turned(_settled(world, job, connection, standings, counts), job):
         if standing.paused or standing.not_before_ms > now_ms:
@@ -208,7 +226,8 @@ def _due_accounts(
         # What is watched may change any moment; what was never seen has not been quiet.
         quiet_ms = 0 if eyed or not seen.changed_ms else now_ms - seen.changed_ms
         pace = (standing.account, job.due_ms, quiet_ms, connection.interval_s, connection.slowest_s)
-        if not (eyed if job.after_s else due.is_due(*pace)):
+        is_due = bool(eyed) if job.after_s else bool(job.account) or due.is_due(*pace)
+        if not is_due:
             continue
         try:
             hosts = hosts or world.hosts_of(connection, provider)
@@ -223,7 +242,8 @@ def _due_accounts(
             continue
         full = _full(standing, provider, listed, job)
         trusted = bool(seen.etag or seen.modified)
-        if trusted and (full or (not job.after_s and due.distrusts(*pace))):
+        doubted = bool(job.account) or (not job.after_s and due.distrusts(*pace))
+        if trusted and (full or doubted):
             seen = replace(seen, etag="", modified="")
         polled[standing.account] = _Poll(standing, account, seen, full)
     return polled
@@ -241,7 +261,8 @@ def _settled(
 
     Where too many belong, all shards of the connection are split: the next checks move them.
     """
-    if job.after_s or (connection.shards == 1 and len(standings) <= SHARD_MAX):
+    is_whole = not (job.after_s or job.account)
+    if not is_whole or (connection.shards == 1 and len(standings) <= SHARD_MAX):
         return standings
     stay: list[Standing] = []
     own = 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -16,7 +16,7 @@ from pollwire import marks
 from pollwire.due import delay_s
 from pollwire.errors import Malformed, NotPublished
 from pollwire.events import group_id
-from pollwire.model import CheckJob, DeltaJob, Event
+from pollwire.model import ACCOUNT_ID, NAME, CheckJob, DeltaJob, Event
 
 if TYPE_CHECKING:
     from mypy_boto3_sns import SNSClient
@@ -30,6 +30,10 @@ MANY, THREADS = 20, 8
 #: SNS takes 256 KiB a batch; the rest is for attributes.
 BATCH_BYTES_MAX = 255 * 1024
 ATTRIBUTE_BYTES = 1024
+
+
+#: No number of a job is larger, be it an instant in milliseconds.
+NUMBER_MAX = 10**15
 
 
 class Queues:
@@ -192,8 +196,15 @@ def read_check(body: str) -> CheckJob:
     Raises:
         Malformed: It is none.
     """
-    kinds = {"connection": str, "shard": int, "due_ms": int, "interval_s": int, "after_s": int}
-    return CheckJob(**_fields(body, kinds, after_s=0))  # An older version did not say.
+    kinds: dict[str, type] = {
+        "connection": str,
+        "shard": int,
+        "due_ms": int,
+        "interval_s": int,
+        "after_s": int,
+        "account": str,
+    }
+    return CheckJob(**_fields(body, kinds, after_s=0, account=""))  # An older version did not say.
 
 
 def read_delta(body: str) -> DeltaJob:
@@ -213,9 +224,6 @@ def read_delta(body: str) -> DeltaJob:
         "full": bool,
     }
     fields = _fields(body, kinds, full=False)  # An older version did not say.
-    for name in ("connection", "account", "stream"):
-        if not fields[name]:
-            raise Malformed(f"job.{name}: it is empty")
     pending = fields["pending"]
     if not (pending or fields["full"]):
         raise Malformed("job.pending: it is empty, so nothing asks for this job")
@@ -235,11 +243,36 @@ def _fields(body: str, kinds: dict[str, type], **otherwise: Any) -> dict[str, An
     for name, kind in kinds.items():
         if type(job.get(name)) is not kind:
             raise Malformed(f"job.{name}: {kind.__name__} is expected")
+    for name in kinds:
+        _require_sane(name, job[name])
     return {name: job[name] for name in kinds}
 
 
 def _message(job: CheckJob | DeltaJob) -> str:
     return json.dumps({one.name: getattr(job, one.name) for one in fields(job)})
+
+
+def _require_sane(name: str, value: object) -> None:
+    """Check what becomes part of a key, of an expression or of a line of the log."""
+    if isinstance(value, str):
+        pattern = ACCOUNT_ID if name == "account" else NAME
+        if not pattern.fullmatch(value):
+            raise Malformed(f"job.{name}: it is empty, or has characters that none has")
+    elif isinstance(value, int) and not 0 <= value <= NUMBER_MAX:
+        raise Malformed(f"job.{name}: from 0 to 10**15 is expected")
+
+
+def described(body: str) -> dict[str, str | int]:
+    """Tell which job a message is, to be logged; of one that is none, nothing."""
+    for read in (read_delta, read_check):
+        try:
+            job = asdict(read(body))
+        except Malformed:
+            continue
+        return {
+            name: job[name] for name in ("connection", "account", "shard", "stream") if name in job
+        }
+    return {}
 
 
 def _delta_entry(job: DeltaJob) -> dict[str, Any]:

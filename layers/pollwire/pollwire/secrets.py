@@ -9,7 +9,9 @@ memory, never written anywhere.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
@@ -68,6 +70,8 @@ class Sealer:
     """
 
     def __init__(self, client: KMSClient, key: str, clock: Callable[[], int]) -> None:
+        # Its debug log has whole requests and answers: what is sealed, and what was opened.
+        logging.getLogger("botocore").setLevel(logging.INFO)
         self._client = client
         self._key = key
         self._clock = clock
@@ -106,7 +110,8 @@ class Sealer:
         Open what was sealed for this connection and account.
 
         Raises:
-            Misconfigured: It was sealed with another key or for another account.
+            Misconfigured: It was sealed with another key or for another account, or is no mapping
+                of text.
 
             Unasked: KMS does not answer; another time it may.
         """
@@ -129,11 +134,25 @@ class Sealer:
                 f"credential of {connection}/{account or '*'} does not open with the stack's key; "
                 "set it again"
             ) from error
-        opened: Mapping[str, str] = json.loads(answer["Plaintext"])
+        opened = _read(answer["Plaintext"])
+        if opened is None:
+            raise Misconfigured(
+                f"credential of {connection}/{account or '*'} is no JSON object of texts; "
+                "set it again"
+            )
         if len(self._opened) >= OPENED_MAX:
             self._opened.clear()
         self._opened[entry] = (now_ms, opened)
         return opened
+
+
+def _read(plaintext: bytes) -> Mapping[str, str] | None:
+    # The error would hold all of what was opened.
+    with suppress(ValueError, RecursionError):
+        opened = json.loads(plaintext)
+        if isinstance(opened, dict) and all(isinstance(one, str) for one in opened.values()):
+            return opened
+    return None
 
 
 def _context(connection: str, account: str) -> dict[str, str]:

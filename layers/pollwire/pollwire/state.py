@@ -38,19 +38,14 @@ from pollwire.errors import Conflict, Malformed, Misconfigured, Retryable, Unask
 from pollwire.items import (
     CHECKED,
     Item,
-    Listing,
-    Newcomer,
     Standing,
     StreamState,
     account_move,
-    connection_update,
     cursor_update,
     key,
     listed_name,
-    newcomer_item,
     number,
     read_connection,
-    read_listing,
     read_record,
     read_standing,
     read_stream,
@@ -60,14 +55,12 @@ from pollwire.items import (
 )
 from pollwire.marks import Step, pack
 from pollwire.model import (
-    ACCOUNT_ID,
     NOTHING,
     RENEWAL_MS,
     SHARDS_MAX,
     Connection,
     DeltaJob,
     Record,
-    require_texts,
 )
 
 if TYPE_CHECKING:
@@ -79,20 +72,11 @@ R = TypeVar("R")
 #: Stands in a key for all accounts of a connection; no account has such an id.
 SHARED = "*"
 
-#: Of an id that is watched.
-WATCHED_CHARS_MAX = 200
-
 #: DynamoDB's limit of keys a batch read.
 BATCH_GET_MAX = 100
 
 #: DynamoDB's limit of actions a transaction.
 TRANSACTION_MAX = 100
-
-#: The end of the year 9999: a pause until then ends when an operator ends it.
-FOREVER_MS = 253_402_300_799_999
-
-#: An account may be moved to another shard between being found and being written.
-FINDS_MAX = 3
 
 #: Accounts of a shard, on average, above which their number is doubled: by chance, one of many
 #: shards has some hundred more. A check reads a shard in one call, if its items are 1 KB.
@@ -138,258 +122,31 @@ class State:
         item = self._get("connection", name)
         return read_connection(item) if item else None
 
-    def put_connection(self, connection: Connection) -> None:
-        """
-        Write a connection, new or known.
-
-        What the stages write themselves (shards, pauses, counts) stays as it is where it is known.
-        """
-        self._client.update_item(**connection_update(self._table, connection))
-
     def grow(self, connection: str, shards: int) -> None:
-        """Spread a connection over so many shards, if it has fewer; checks move its accounts."""
-        shards = min(shards, SHARDS_MAX)
-        with suppress(self._client.exceptions.ConditionalCheckFailedException):
-            self._client.update_item(
-                TableName=self._table,
-                Key=key("connection", connection),
-                UpdateExpression="SET shards = :shards",
-                ConditionExpression="attribute_exists(pk) AND shards < :shards",
-                ExpressionAttributeValues={":shards": number(shards)},
+        """
+        Spread a connection over so many shards, if it has fewer; checks move its accounts.
+
+        Raises:
+            Retryable: DynamoDB refuses.
+        """
+        values = {":shards": number(min(shards, SHARDS_MAX))}
+        with suppress(Conflict):
+            self._update_connection(
+                connection, "SET shards = :shards", values, " AND shards < :shards"
             )
-
-    def make_room(self, connection: str, more: int) -> int:
-        """
-        Have shards for so many more accounts at once; return the number of shards.
-
-        Raises:
-            Misconfigured: There is no such connection.
-        """
-        found = self.connection(connection)
-        if found is None:
-            raise Misconfigured(f"connection {connection}: there is none; add it first")
-        wanted = shards_for(found.accounts + more)
-        if wanted > found.shards:
-            self.grow(connection, wanted)
-        return max(found.shards, wanted)
-
-    def resume_connection(self, connection: str) -> None:
-        """
-        Check a connection again, whoever paused it.
-
-        Raises:
-            Misconfigured: There is no such connection.
-        """
-        try:
-            self._client.update_item(
-                TableName=self._table,
-                Key=key("connection", connection),
-                UpdateExpression="SET paused_until = :none",
-                ConditionExpression="attribute_exists(pk)",
-                ExpressionAttributeValues={":none": number(0)},
-            )
-        except self._client.exceptions.ConditionalCheckFailedException as error:
-            raise Misconfigured(f"connection {connection}: there is none") from error
-
-    def remove_connection(self, connection: Connection) -> None:
-        """
-        Remove a connection and all of its accounts; what is known of their streams stays.
-
-        The connection goes last, so that a removal that was broken off can be repeated.
-
-        Raises:
-            Retryable: DynamoDB refuses; some accounts may be removed.
-        """
-        name = connection.name
-        # Paused, no check moves an account to a shard that was emptied already.
-        self.pause_connection(name, FOREVER_MS)
-        for shard in range(connection.shards):
-            self._delete_all(_shard_pk(name, shard))
-        for pk in (f"token#{name}", f"rate#{name}"):
-            self._delete_all(pk)
-        self._client.delete_item(TableName=self._table, Key=key("connection", name))
-
-    def _count_accounts(self, connection: str, more: int) -> int:
-        """
-        Count accounts that come or go, and have room for them; return the number of shards.
-
-        Raises:
-            Misconfigured: There is no such connection.
-        """
-        try:
-            answer = self._client.update_item(
-                TableName=self._table,
-                Key=key("connection", connection),
-                UpdateExpression="ADD accounts :more",
-                ConditionExpression="attribute_exists(pk)",
-                ExpressionAttributeValues={":more": number(more)},
-                ReturnValues="ALL_NEW",
-            )
-        except self._client.exceptions.ConditionalCheckFailedException as error:
-            raise Misconfigured(f"connection {connection}: there is none; add it first") from error
-        grown = read_connection(answer["Attributes"])
-        wanted = shards_for(grown.accounts)
-        if wanted > grown.shards:
-            self.grow(connection, wanted)
-        return max(grown.shards, wanted)
 
     # Accounts
 
-    def add_account(
-        self,
-        connection: Connection,
-        account: str,
-        *,
-        settings: Mapping[str, str] = NOTHING,
-        credential: bytes | None = None,
-    ) -> None:
-        """
-        Register an account.
-
-        Raises:
-            Misconfigured: It is registered already, its id is none that keys can hold, a
-                setting is no text, or there is no such connection.
-        """
-        for reason in self.add_accounts(connection, [Newcomer(account, settings, credential)]):
-            raise reason
-
-    def add_accounts(
-        self, connection: Connection, newcomers: Iterable[Newcomer]
-    ) -> list[Misconfigured]:
-        """
-        Register accounts, a hundred a call; shards are made for them as they are needed.
-
-        Returns:
-            Why some were refused; the others are registered.
-
-        Raises:
-            Retryable: DynamoDB refuses; those before may be registered.
-
-            Misconfigured: There is no such connection.
-        """
-        wanted, refused = _sorted_out(connection.name, newcomers)
-        shards = self.make_room(connection.name, len(wanted))
-        for batch in _batched(list(wanted.values()), TRANSACTION_MAX):
-            known = self._registered(connection.name, [one.account for one in batch], shards)
-            fresh = [one for one in batch if one.account not in known]
-            shards = self._count_accounts(connection.name, len(fresh))
-            known |= self._put_accounts(connection.name, shards, fresh)
-            taken = len(fresh) - sum(one.account not in known for one in fresh)
-            if taken:
-                self._count_accounts(connection.name, -taken)
-            refused += [_refusal(connection.name, one, "registered already") for one in known]
-        return refused
-
-    def _put_accounts(self, connection: str, shards: int, fresh: Sequence[Newcomer]) -> set[str]:
-        """Write new accounts; return those that somebody else has registered meanwhile."""
-        known: set[str] = set()
-        while left := [one for one in fresh if one.account not in known]:
-            puts: Any = [
-                {
-                    "Put": {
-                        "TableName": self._table,
-                        "Item": newcomer_item(
-                            _shard_pk(connection, shard_of(one.account, shards)), one
-                        ),
-                        "ConditionExpression": "attribute_not_exists(pk)",
-                    }
-                }
-                for one in left
-            ]
-            try:
-                self._client.transact_write_items(TransactItems=puts)
-            except self._client.exceptions.TransactionCanceledException as error:
-                reasons = error.response.get("CancellationReasons", [])
-                codes = [reason.get("Code", "None") for reason in reasons]
-                taken = {
-                    one.account
-                    for one, code in zip(left, codes, strict=False)
-                    if code == "ConditionalCheckFailed"
-                }
-                if not taken:
-                    raise Retryable(
-                        f"DynamoDB refused to register accounts: {sorted(set(codes))}"
-                    ) from error
-                known |= taken
-            else:
-                return known
-        return known
-
-    def _registered(self, connection: str, accounts: Sequence[str], shards: int) -> set[str]:
-        """Tell which of these accounts a connection has, in whichever of its shards."""
-        places = [(one, shard) for one in accounts for shard in shards_before(one, shards)]
-        keys = [key(_shard_pk(connection, shard), one) for one, shard in places]
-        return {item["sk"]["S"] for item in self._batch_get(keys)}
-
     def find_account(self, connection: Connection, account: str) -> tuple[int, Standing] | None:
         """Find an account and its shard; one of an earlier number of shards may still hold it."""
+        found = self._find(connection, account)
+        return (found[0], read_standing(found[1])) if found else None
+
+    def _find(self, connection: Connection, account: str) -> tuple[int, Item] | None:
         for shard in shards_before(account, connection.shards):
-            standing = self.account(connection.name, shard, account)
-            if standing:
-                return shard, standing
+            if item := self._get(shard_pk(connection.name, shard), account):
+                return shard, item
         return None
-
-    def known_accounts(self, connection: Connection, accounts: Sequence[str]) -> set[str]:
-        """Tell which of these accounts are registered."""
-        return self._registered(connection.name, accounts, connection.shards)
-
-    def accounts(self, connection: Connection) -> Iterator[Listing]:
-        """Read all accounts of a connection, shard by shard, eventually consistent."""
-        names = [name for name in CHECKED if name != "marks"]
-        names += ["credential", "trouble"]
-        for shard in range(connection.shards):
-            pk = _shard_pk(connection.name, shard)
-            for item in self._query(pk, names=names, consistent=False):
-                yield read_listing(item, shard)
-
-    def listing(self, connection: Connection, account: str) -> Listing | None:
-        """Read an account in whichever shard it is, even if it cannot be polled as it is."""
-        for shard in shards_before(account, connection.shards):
-            item = self._get(_shard_pk(connection.name, shard), account)
-            if item:
-                return read_listing(item, shard)
-        return None
-
-    def set_paused(self, connection: Connection, account: str, paused: bool) -> bool:
-        """Pause an account, or have it polled again; false if there is none."""
-        values = {":standing": text("paused" if paused else "polled")}
-        return self._update_found(connection, account, "SET standing = :standing", values)
-
-    def replace_credential(self, connection: Connection, account: str, sealed: bytes) -> bool:
-        """Give an account another credential; false if there is none of that id."""
-        values = {":credential": {"B": sealed}}
-        return self._update_found(connection, account, "SET credential = :credential", values)
-
-    def _update_found(
-        self, connection: Connection, account: str, expression: str, values: dict[str, Any]
-    ) -> bool:
-        """Write an account in whichever shard it is; false if it is in none."""
-        for _ in range(FINDS_MAX):
-            found = self.listing(connection, account)
-            if found is None:
-                return False
-            with suppress(Conflict):
-                self._update_account(connection.name, found.shard, account, expression, values)
-                return True
-        raise Conflict(f"account {connection.name}/{account} is being moved; try again")
-
-    def remove_account(self, connection: Connection, account: str) -> bool:
-        """Remove an account, so that it is polled no more; false if there is none."""
-        removed = 0
-        # One that was registered while the shards were split may lie in two of them.
-        for shard in shards_before(account, connection.shards):
-            answer = self._client.delete_item(
-                TableName=self._table,
-                Key=key(_shard_pk(connection.name, shard), account),
-                ReturnValues="ALL_OLD",
-            )
-            removed += bool(answer.get("Attributes"))
-        if removed:
-            self._client.delete_item(
-                TableName=self._table, Key=key(f"token#{connection.name}", account)
-            )
-            self._count_accounts(connection.name, -removed)
-        return bool(removed)
 
     def move_account(self, connection: str, account: str, old: int, new: int) -> bool:
         """
@@ -397,11 +154,11 @@ class State:
 
         One that is there already stays as it is there.
         """
-        item = self._get(_shard_pk(connection, old), account)
+        item = self._get(shard_pk(connection, old), account)
         if item is None:
             return False
         try:
-            actions: Any = account_move(self._table, item, _shard_pk(connection, new))
+            actions: Any = account_move(self._table, item, shard_pk(connection, new))
             self._client.transact_write_items(TransactItems=actions)
         except self._client.exceptions.TransactionCanceledException as error:
             reasons = error.response.get("CancellationReasons") or [{}]
@@ -409,17 +166,25 @@ class State:
                 return False
             # It was registered once more while the shards were being split.
             self._client.delete_item(
-                TableName=self._table, Key=key(_shard_pk(connection, old), account)
+                TableName=self._table, Key=key(shard_pk(connection, old), account)
             )
         return True
 
     def shard(
-        self, connection: str, shard: int, *, sealed: bool = True, listed: Iterable[str] = ()
+        self,
+        connection: str,
+        shard: int,
+        *,
+        account: str = "",
+        sealed: bool = True,
+        listed: Iterable[str] = (),
     ) -> tuple[list[Standing], list[str]]:
         """
         Read what a check needs of all accounts of a shard, eventually consistent: 1 MB a call.
 
         Args:
+            account: The only one to read, if it is there, and then consistent.
+
             sealed: Their credentials as well.
 
             listed: Streams, to know when each was last listed from end to end.
@@ -430,7 +195,8 @@ class State:
         instants = [listed_name(stream) for stream in listed]
         names = [*CHECKED, *instants, *(("credential",) if sealed else ())]
         standings, broken = [], []
-        for item in self._query(_shard_pk(connection, shard), names=names, consistent=False):
+        pk, consistent = shard_pk(connection, shard), bool(account)
+        for item in self._query(pk, only=account, names=names, consistent=consistent):
             try:
                 standings.append(read_standing(item, instants))
             except (KeyError, ValueError, TypeError, AttributeError):
@@ -439,7 +205,7 @@ class State:
 
     def account(self, connection: str, shard: int, account: str) -> Standing | None:
         """Read an account, or ``None`` if it was removed."""
-        item = self._get(_shard_pk(connection, shard), account)
+        item = self._get(shard_pk(connection, shard), account)
         return read_standing(item) if item else None
 
     def note_step(self, connection: str, shard: int, account: str, step: Step) -> None:
@@ -531,50 +297,69 @@ class State:
         self._put_off(connection, "paused_until", until_ms)
 
     def _put_off(self, connection: str, name: str, until_ms: int) -> None:
-        try:
-            self._client.update_item(
-                TableName=self._table,
-                Key=key("connection", connection),
-                UpdateExpression=f"SET {name} = :until",
-                ConditionExpression=(
-                    f"attribute_exists(pk) AND (attribute_not_exists({name}) OR {name} < :until)"
-                ),
-                ExpressionAttributeValues={":until": number(until_ms)},
+        later = f" AND (attribute_not_exists({name}) OR {name} < :until)"
+        with suppress(Conflict):  # It was removed, or a later instant stands.
+            self._update_connection(
+                connection, f"SET {name} = :until", {":until": number(until_ms)}, later
             )
-        except self._client.exceptions.ConditionalCheckFailedException:
-            return  # It was removed, or a later instant stands.
-        except ClientError as error:
-            code = error.response["Error"]["Code"]
-            raise Retryable(f"DynamoDB refused to write connection {connection}: {code}") from error
 
     def note_outage(self, connection: Connection, until_ms: int) -> None:
-        """Count a check that nobody answered, and check nothing before an instant, once for all."""
-        with suppress(self._client.exceptions.ConditionalCheckFailedException):
-            self._client.update_item(
-                TableName=self._table,
-                Key=key("connection", connection.name),
-                UpdateExpression="SET outages = :more, paused_until = :until",
-                ConditionExpression=(
-                    "attribute_exists(pk) AND (attribute_not_exists(outages) OR outages = :read)"
-                    " AND (attribute_not_exists(paused_until) OR paused_until < :until)"
-                ),
-                ExpressionAttributeValues={
-                    ":read": number(connection.outages),
-                    ":more": number(connection.outages + 1),
-                    ":until": number(until_ms),
-                },
+        """
+        Count a check that nobody answered, and check nothing before an instant, once for all.
+
+        Raises:
+            Retryable: DynamoDB refuses.
+        """
+        values = {
+            ":read": number(connection.outages),
+            ":more": number(connection.outages + 1),
+            ":until": number(until_ms),
+        }
+        with suppress(Conflict):
+            self._update_connection(
+                connection.name,
+                "SET outages = :more, paused_until = :until",
+                values,
+                " AND (attribute_not_exists(outages) OR outages = :read)"
+                " AND (attribute_not_exists(paused_until) OR paused_until < :until)",
             )
 
     def note_answered(self, connection: str) -> None:
-        """Forget outages: somebody answers again."""
-        with suppress(self._client.exceptions.ConditionalCheckFailedException):
-            self._client.update_item(
+        """
+        Forget outages: somebody answers again.
+
+        Raises:
+            Retryable: DynamoDB refuses.
+        """
+        with suppress(Conflict):
+            self._update_connection(connection, "SET outages = :none", {":none": number(0)})
+
+    def _update_connection(
+        self, connection: str, expression: str, values: dict[str, Any], condition: str = ""
+    ) -> Item:
+        """
+        Write a connection that is there; return it as it is then.
+
+        Raises:
+            Conflict: It was removed, or the condition does not hold.
+
+            Retryable: DynamoDB refuses.
+        """
+        try:
+            answer = self._client.update_item(
                 TableName=self._table,
                 Key=key("connection", connection),
-                UpdateExpression="SET outages = :none",
-                ConditionExpression="attribute_exists(pk)",
-                ExpressionAttributeValues={":none": number(0)},
+                UpdateExpression=expression,
+                ConditionExpression=f"attribute_exists(pk){condition}",
+                ExpressionAttributeValues=values,
+                ReturnValues="ALL_NEW",
             )
+        except self._client.exceptions.ConditionalCheckFailedException as error:
+            raise Conflict(f"connection {connection} was removed or changed") from error
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            raise Retryable(f"DynamoDB refused to write connection {connection}: {code}") from error
+        return answer["Attributes"]
 
     def book(self, connection: str, apart_ms: int, now_ms: int, latest_ms: int) -> int:
         """
@@ -631,31 +416,6 @@ class State:
             {":pending": {"SS": [element]}},
         )
 
-    def watch(
-        self, connection: str, shard: int, account: str, identity: str, until_ms: int
-    ) -> None:
-        """
-        Have an eye on an id until it is final, or until an instant.
-
-        Raises:
-            Conflict: There is no such account.
-
-            Misconfigured: The id is empty or too long, or the instant is no whole number.
-        """
-        if not 0 < len(identity) <= WATCHED_CHARS_MAX:
-            raise Misconfigured(f"watched id: 1 to {WATCHED_CHARS_MAX} characters")
-        if type(until_ms) is not int or until_ms <= 0:
-            raise Misconfigured("watched until: a whole number of milliseconds since the epoch")
-        # First the looks, then what there is to look at: it is found at once.
-        self._put_off(connection, "watched_until", until_ms)
-        self._update_account(
-            connection,
-            shard,
-            account,
-            "ADD watched :ids",
-            {":ids": {"SS": [f"{until_ms}@{identity}"]}},
-        )
-
     def unwatch(self, job: DeltaJob, watched: Collection[str]) -> None:
         """
         Take elements out of an account's watched set.
@@ -709,7 +469,7 @@ class State:
         try:
             self._client.update_item(
                 TableName=self._table,
-                Key=key(_shard_pk(connection, shard), account),
+                Key=key(shard_pk(connection, shard), account),
                 UpdateExpression=expression,
                 ConditionExpression=f"attribute_exists(pk){condition}",
                 ExpressionAttributeValues=values,
@@ -857,9 +617,18 @@ class State:
         return answer.get("Item")
 
     def _query(
-        self, pk: str, *, prefix: str = "", names: Iterable[str] = (), consistent: bool = True
+        self,
+        pk: str,
+        *,
+        only: str = "",
+        prefix: str = "",
+        names: Iterable[str] = (),
+        consistent: bool = True,
     ) -> Iterator[Item]:
         condition, values = "pk = :pk", {":pk": text(pk)}
+        if only:
+            condition += " AND sk = :sk"
+            values[":sk"] = text(only)
         if prefix:
             condition += " AND begins_with(sk, :prefix)"
             values[":prefix"] = text(prefix)
@@ -877,18 +646,6 @@ class State:
             if not answer.get("LastEvaluatedKey"):
                 return
             query["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
-
-    def _delete_all(self, pk: str) -> None:
-        keys = [key(pk, item["sk"]["S"]) for item in self._query(pk, names=("sk",))]
-        for first in range(0, len(keys), TRANSACTION_MAX):
-            actions: Any = [
-                {"Delete": {"TableName": self._table, "Key": one}}
-                for one in keys[first : first + TRANSACTION_MAX]
-            ]
-            try:
-                self._client.transact_write_items(TransactItems=actions)
-            except self._client.exceptions.TransactionCanceledException as error:
-                raise Retryable("DynamoDB refused to remove items; try again") from error
 
     def _batch_get(self, keys: Sequence[dict[str, Any]]) -> list[Item]:
         found: list[Item] = []
@@ -927,38 +684,7 @@ def shards_for(accounts: int) -> int:
     return min(1 << max(wanted - 1, 0).bit_length(), SHARDS_MAX)
 
 
-def _sorted_out(
-    connection: str, newcomers: Iterable[Newcomer]
-) -> tuple[dict[str, Newcomer], list[Misconfigured]]:
-    """Take out what cannot be registered."""
-    wanted: dict[str, Newcomer] = {}
-    refused: list[Misconfigured] = []
-    for one in newcomers:
-        try:
-            require_texts(one.settings, "account")
-            if not ACCOUNT_ID.fullmatch(one.account):
-                raise Misconfigured(
-                    "account id: 1 to 200 letters, digits and any of . _ @ + : ~ = -"
-                )
-        except Misconfigured as error:
-            refused.append(error)
-            continue
-        if one.account in wanted:
-            refused.append(_refusal(connection, one.account, "given twice"))
-        else:
-            wanted[one.account] = one
-    return wanted, refused
-
-
-def _batched(things: Sequence[Newcomer], size: int) -> Iterator[Sequence[Newcomer]]:
-    return (things[first : first + size] for first in range(0, len(things), size))
-
-
-def _refusal(connection: str, account: str, reason: str) -> Misconfigured:
-    return Misconfigured(f"account {connection}/{account} is {reason}")
-
-
-def _shard_pk(connection: str, shard: int) -> str:
+def shard_pk(connection: str, shard: int) -> str:
     return f"shard#{connection}#{shard}"
 
 

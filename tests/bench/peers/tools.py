@@ -22,8 +22,8 @@ import boto3
 from pollwire.events import iso
 from pollwire.items import Newcomer
 from pollwire.model import Connection
+from pollwire.registry import Registry
 from pollwire.secrets import Sealer
-from pollwire.state import State
 
 from local.environments import ROOT, WORK
 from tests.bench.peers.aws import Service
@@ -289,7 +289,7 @@ class Pollwire:
 
     def _register(self, endpoint: str, accounts: list[str]) -> None:
         session = boto3.Session("testing", "testing", region_name="us-east-1")
-        state = State(session.client("dynamodb", endpoint_url=endpoint), self._deployed.table)
+        state = Registry(session.client("dynamodb", endpoint_url=endpoint), self._deployed.table)
         kms = session.client("kms", endpoint_url=endpoint)
         sealer = Sealer(kms, self._deployed.key_arn, self._clock.now_ms)
         connection = Connection(

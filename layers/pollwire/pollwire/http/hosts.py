@@ -99,6 +99,8 @@ class Hosts:
             )
         if not (url.isascii() and url.isprintable()) or " " in url or "\\" in url or "#" in url:
             raise Misconfigured(f"{origin.host}: the path has characters that must be quoted")
+        if _DOTS.search(url):
+            raise Misconfigured(f"{origin.host}: the path has a part '.' or '..'")
         if request.secret and not origin.confidential:
             raise Misconfigured(
                 f"{origin.host}: a credential is not sent over plain http; allow it as https://"
@@ -111,6 +113,9 @@ class Hosts:
             _require_fields(request.headers)
         return origin
 
+
+#: What a client or a server would take out of a path, to ask for something else.
+_DOTS: Final = re.compile(r"/(?:\.|%2e){1,2}(?:[/?]|$)", re.ASCII | re.IGNORECASE)
 
 _FIELD_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 
