@@ -212,6 +212,7 @@ class Stack:
             "PythonRuntime": f"python{sys.version_info[0]}.{sys.version_info[1]}",
             "Architecture": machine,
             "AllowedHosts": ",".join(one.url for one in self.simulators.values()),
+            "Push": "true",
             "Emulator": "true",
         }
         return [f"{name}={value}" for name, value in parameters.items()]

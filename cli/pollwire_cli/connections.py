@@ -14,12 +14,19 @@ import typer
 from pollwire.errors import Misconfigured
 from pollwire.http.hosts import Hosts
 from pollwire.model import Connection
-from pollwire.providers import Provider, registered
+from pollwire.providers import Notifying, Provider, registered
 from pollwire.registry import FOREVER_MS
+from pollwire.secrets import PUSH
 
 from pollwire_cli.command import command
 from pollwire_cli.output import document, done, fields, instant, pairs_text, table
-from pollwire_cli.secret import ask_credential, interactive, read_credential
+from pollwire_cli.secret import (
+    ask_credential,
+    ask_push_secret,
+    interactive,
+    read_credential,
+    read_push_secret,
+)
 from pollwire_cli.session import Session, provider_of
 
 app = typer.Typer(help="A customer's use of a provider: hosts, pace, rate.", no_args_is_help=True)
@@ -160,6 +167,7 @@ def show(session: Session, name: Name) -> None:
             ("paused", paused),
             ("settings", settings),
             ("credential", credential),
+            ("notifications", "taken" if found["notified"] else "not taken"),
         ]
     )
 
@@ -185,6 +193,52 @@ def resume(session: Session, name: Name) -> None:
         session.as_json,
         f"connection {name} is polled again, from the next minute on",
         {"connection": name, "done": "resumed"},
+    )
+
+
+@command(
+    app,
+    epilog="""
+    pollwire connections push office
+    pollwire connections push office --secret token.txt
+    pollwire connections push office --off
+    """,
+)
+def push(
+    session: Session,
+    name: Name,
+    secret: Annotated[
+        str,
+        typer.Option(
+            help="File with it; - for stdin. It is asked for if this is not given.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = "",
+    off: Annotated[bool, typer.Option("--off", help="Take no notifications any more.")] = False,
+) -> None:
+    """Say what verifies the notifications that a connection's provider sends to the stack's URL."""
+    if secret and off:
+        raise typer.BadParameter("--secret and --off exclude each other")
+    connection = session.connection(name)
+    if off:
+        session.state.set_push_secret(name, None)
+        done(
+            session.as_json,
+            f"connection {name} is not notified any more, within a minute",
+            {"connection": name, "done": "not notified"},
+        )
+        return
+    if not isinstance(provider_of(connection.provider), Notifying):
+        raise Misconfigured(f"provider {connection.provider} notifies nobody; it is polled only")
+    known = read_push_secret(secret) if secret else ask_push_secret()
+    session.state.set_push_secret(name, session.sealer.seal({"secret": known}, name, PUSH))
+    url = session.push_url()
+    where = f"at {url}{name}" if url else "once its stack is deployed with Push=true"
+    done(
+        session.as_json,
+        f"connection {name} takes notifications {where}, within a minute",
+        {"connection": name, "done": "notified", "url": f"{url}{name}" if url else None},
     )
 
 
@@ -287,6 +341,7 @@ def _described(session: Session, one: Connection) -> dict[str, Any]:
         "paused_until": instant(one.paused_until_ms),
         "settings": dict(one.settings),
         "has_credential": one.credential is not None,
+        "notified": one.push_secret is not None,
     }
 
 

@@ -1,5 +1,6 @@
 """
-Credentials, read so that nobody else sees them: from a hidden prompt, a file or stdin.
+Credentials and push secrets, read so that nobody else sees them: from a hidden prompt, a file or
+stdin.
 
 Never from an argument, which every user of the machine can see. No message here holds a value.
 """
@@ -7,6 +8,7 @@ Never from an argument, which every user of the machine can see. No message here
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +18,9 @@ from pollwire.errors import Misconfigured
 
 #: KMS's limit of what it seals in one call.
 SEALED_BYTES_MAX = 4096
+
+#: What verifies notifications: too long to be guessed, and fit for a header.
+PUSH_SECRET = re.compile("[!-~]{16,200}")
 
 STDIN = "-"
 
@@ -74,6 +79,38 @@ def ask_credential(wanted: tuple[str, ...]) -> Mapping[str, str]:
         )
     answers = {name: typer.prompt(name, hide_input=True, err=True) for name in wanted}
     return checked(answers, wanted)
+
+
+def read_push_secret(source: str) -> str:
+    """
+    Read what verifies notifications from a file or stdin; white space around it is left out.
+
+    Raises:
+        Misconfigured: It is none.
+    """
+    return _push_secret(read_text(source).strip())
+
+
+def ask_push_secret() -> str:
+    """
+    Ask for what verifies notifications; what is typed is not shown.
+
+    Raises:
+        Misconfigured: There is nobody to ask, or it is none.
+    """
+    if not interactive():
+        raise Misconfigured(
+            "push secret: there is no terminal to ask on; give --secret FILE, or - for stdin"
+        )
+    return _push_secret(typer.prompt("push secret", hide_input=True, err=True).strip())
+
+
+def _push_secret(found: str) -> str:
+    if not PUSH_SECRET.fullmatch(found):
+        raise Misconfigured(
+            "push secret: 16 to 200 letters, digits and signs are expected, without spaces"
+        )
+    return found
 
 
 def checked(found: object, wanted: tuple[str, ...]) -> Mapping[str, str]:

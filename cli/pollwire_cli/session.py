@@ -127,6 +127,14 @@ class Session:
         ]
         return [host for host in found[0].split(",") if host.strip()] if found else None
 
+    def push_url(self) -> str:
+        """Say where notifications go; empty if nowhere, or if the stack was not looked up."""
+        if "StateTableName" in self._given:
+            return ""
+        outputs = self._described.get("Outputs", [])
+        found = [one["OutputValue"] for one in outputs if one["OutputKey"] == "PushUrl"]
+        return str(found[0]) if found else ""
+
     def _output(self, name: str) -> str:
         if name in self._given:
             return self._given[name]

@@ -306,7 +306,9 @@ def _busy_s(stage: str, usage: Usage, times: float, load: Load) -> float:
 
 def _fixed(pieces: Pieces, load: Load) -> Usage:
     """Name what is paid for however much happens. Without changes, no delta is ever at work."""
-    kinds = [resource["Type"] for resource in resources().values()]
+    # What is there only if providers notify the stack is left out.
+    made = [one for one in resources().values() if one.get("Condition") != "Pushed"]
+    kinds = [resource["Type"] for resource in made]
     mapped = [function for function in resources() if function.endswith("Function")]
     checks = sum(name.startswith("Check") for name in mapped)
     deltas = sum(name.startswith("Delta") for name in mapped)

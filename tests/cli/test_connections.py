@@ -205,6 +205,7 @@ def test_a_connection_is_shown_without_its_credential(operator):
         "paused_until": None,
         "settings": {"a": "b"},
         "has_credential": True,
+        "notified": False,
     }
     shown = operator.done("connections", "show", "shop").out
     assert "api=https://a.example" in shown

@@ -153,7 +153,7 @@ def test_these_are_the_commands():
     accounts = {*connections, "import", "credential"}
 
     assert set(commands()) == {
-        *(("connections", word) for word in connections),
+        *(("connections", word) for word in (*connections, "push")),
         *(("accounts", word) for word in accounts),
         ("doctor",),
         ("redrive",),

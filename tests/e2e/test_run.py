@@ -22,6 +22,8 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from pollwire.registry import Registry
+from pollwire.secrets import PUSH, Sealer
 
 from local.board import EVENTS_MAX, Board
 from local.demo import ACCOUNTS, NEW_ACCOUNT, SEED_ACCOUNT, Activity, now_ms
@@ -30,6 +32,7 @@ from local.page import Page
 from local.processes import Stop
 from local.run import Customer, Follower, Ledger, Stack
 from local.stack import ACCOUNT, PYTHON, REGION, ROOT, SECRET, STACK
+from tests.pushing import TOKEN, told
 
 #: All changes have arrived after 20 to 30 s; a busy machine may take longer.
 ARRIVED_S = 90
@@ -73,6 +76,7 @@ def test_every_change_arrives_once_as_its_event_and_a_filter_lets_its_part_throu
         wanted = [event for event in received if event["body"]["stream"] == "contact"]
         filtered = _receive(contacts, len(wanted))
         _see_what_operators_see(stack)
+        _notify(stack)
         _see_what_is_refused(stack)
 
     assert not any(_answers(url) for url in _urls(stack))
@@ -177,6 +181,35 @@ def _receive(follower: Follower, count: int) -> list[dict[str, Any]]:
     while len(events) < count and time.monotonic() < deadline_s:
         events += map(json.loads, follower.receive())
     return [*events, *map(json.loads, follower.receive())]
+
+
+def _notify(stack: Stack) -> None:
+    """Somebody without an account at AWS sends a notification; only the provider's is heard."""
+    name, table = "demo-ringcentral", stack.outputs["StateTableName"]
+    sealer = Sealer(stack.client("kms"), stack.outputs["KeyArn"], now_ms)
+    sealed = sealer.seal({"secret": TOKEN}, name, PUSH)
+    Registry(stack.client("dynamodb"), table).set_push_secret(name, sealed)
+
+    assert _post(stack, f"/{name}", {"Verification-Token": "forged"}) == 401
+    assert _post(stack, "/nowhere", {"Verification-Token": TOKEN}) == 404
+    key = {"pk": {"S": f"shard#{name}#0"}, "sk": {"S": RINGCENTRAL}}
+    found = partial(stack.client("dynamodb").get_item, TableName=table, Key=key)
+    assert "pushed_at" not in found()["Item"]
+
+    assert _post(stack, f"/{name}", {"Verification-Token": TOKEN}) == 200
+    assert "pushed_at" in found()["Item"]
+
+
+def _post(stack: Stack, path: str, headers: dict[str, str]) -> int:
+    """Send a notification to the function URL, whose host the emulator knows by its name only."""
+    connection = http.client.HTTPConnection(urlsplit(stack.endpoint).netloc, timeout=30)
+    host = urlsplit(stack.outputs["PushUrl"]).netloc
+    try:
+        body = told(now_ms(), RINGCENTRAL)
+        connection.request("POST", path, body, {**headers, "Host": host})
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 def _see_what_is_refused(stack: Stack) -> None:

@@ -28,7 +28,7 @@ CREDENTIALS = {
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_REGION": "us-east-1",
 }
-STAGES = ("schedule", "check", "delta")
+STAGES = ("schedule", "push", "check", "delta")
 
 
 @pytest.fixture(scope="session")

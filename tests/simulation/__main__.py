@@ -24,10 +24,11 @@ from tests.simulation.scenario import Run
 from tests.simulation.stories import STORIES
 from tests.simulation.world import FAULTS
 
-#: Families of scenarios, and how many of twenty-six runs are of them. Small ones find nearly
+#: Families of scenarios, and how many of twenty-seven runs are of them. Small ones find nearly
 #: everything, and much sooner.
 MIX = (
     *["swarm"] * 18, "paged", *["calm"] * 2, *["neighbours"] * 2, "fleet", "hour", "outage",
+    "pushed",
 )  # fmt: skip
 
 #: Failures that are printed; the others are counted.

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pollwire.model import CheckJob, DeltaJob, Request
+from pollwire.secrets import PUSH
 
 from tests.canaries import PERSONAL, forms
 from tests.simulation.upstream import CANARY
-from tests.simulation.world import Broken, Process
+from tests.simulation.world import Broken, Process, Sent
 
 if TYPE_CHECKING:
     from tests.simulation.scenario import Run
@@ -148,7 +149,7 @@ class Custody:
             for pk, sk in _keys(operation, params):
                 own = _is_own(process, pk, sk)
                 require(own, f"I5: {operation} of {pk}/{sk} for {process.job}")
-        elif operation == "SendMessageBatch" and isinstance(process.job, CheckJob):
+        elif operation == "SendMessageBatch" and isinstance(process.job, CheckJob | Sent):
             _queued(process.job, params)
         text = repr(params)
         without_secrets(operation, text)
@@ -173,6 +174,8 @@ def _opened(headers: Mapping[str, str]) -> list[str]:
 def _is_own(process: Process, pk: str, sk: str) -> bool:
     """Tell whether an item is of what a process is at work for."""
     job = process.job
+    if isinstance(job, Sent):
+        return _is_pushed(job, pk, sk)
     if pk == "connection":
         return job is None or sk == job.connection
     if job is None:
@@ -180,7 +183,7 @@ def _is_own(process: Process, pk: str, sk: str) -> bool:
     kind, _, rest = pk.partition("#")
     if kind == "shard" and _may_lie(rest, job.connection, sk):
         # Where shards were split an account may still lie in one before.
-        return sk == getattr(job, "account", sk)
+        return sk == (getattr(job, "account", "") or sk)
     if isinstance(job, DeltaJob):
         own = {
             "stream": (f"{job.connection}#{job.account}#{job.stream}", {sk}),
@@ -191,9 +194,19 @@ def _is_own(process: Process, pk: str, sk: str) -> bool:
         own = {
             "shard": (f"{job.connection}#{job.shard}", {sk}),
             "token": (job.connection, {process.account, SHARED}),
+            # One account is checked within the rate of what no regular check asks for.
+            "rate": (job.connection, {SHARED} if job.account else set()),
         }
     of, names = own.get(kind, ("", set()))
     return of == rest and sk in names
+
+
+def _is_pushed(sent: Sent, pk: str, sk: str) -> bool:
+    """Tell whether an item is of what somebody sent: of all connections, no one in particular."""
+    kind, _, rest = pk.partition("#")
+    if kind == "shard":
+        return sk == sent.account and _may_lie(rest, sent.connection, sk)
+    return (pk, sk) in (("connection", ""), (f"rate#{sent.connection}", PUSH))
 
 
 def _may_lie(shard: str, connection: str, account: str) -> bool:
@@ -204,10 +217,10 @@ def _may_lie(shard: str, connection: str, account: str) -> bool:
 
 
 def _keys(operation: str, params: Params) -> Keys:
-    """Name the items that a call reads or writes; of a query, its partition."""
+    """Name the items that a call reads or writes; of a query, its partition at least."""
     if operation == "Query":
         values = params["ExpressionAttributeValues"]
-        yield next(one["S"] for name, one in values.items() if name == ":pk"), ""
+        yield values[":pk"]["S"], values.get(":sk", {"S": ""})["S"]
     elif operation == "BatchGetItem":
         for table in params["RequestItems"].values():
             yield from ((one["pk"]["S"], one["sk"]["S"]) for one in table["Keys"])
@@ -230,6 +243,8 @@ def _sealed(process: Process, params: Params) -> None:
     )
     account = process.account or getattr(job, "account", "")
     own = {account, SHARED} if account else {context["account"]}
+    if isinstance(job, Sent):
+        own = {PUSH}
     require(
         context["connection"] == job.connection and context["account"] in own,
         f"I5: sealed with {context} for {account} of {job}",
@@ -241,8 +256,9 @@ def _sealed(process: Process, params: Params) -> None:
         require(named == context["account"], f"I5: what is of {owner} is sealed with {context}")
 
 
-def _queued(job: CheckJob, params: Params) -> None:
+def _queued(job: CheckJob | Sent, params: Params) -> None:
+    field = "account" if isinstance(job, Sent) or job.account else "shard"
     for entry in params["Entries"]:
         said = json.loads(entry["MessageBody"])
-        own = (said["connection"], said["shard"]) == (job.connection, job.shard)
+        own = said["connection"] == job.connection and said[field] == getattr(job, field)
         require(own, f"I5: {job} queued {said}")

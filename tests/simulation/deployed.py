@@ -29,6 +29,9 @@ REGION = "us-east-1"
 PARTITION = "aws"
 STACK = "pollwire"
 
+#: Parameters that are given.
+GIVEN = {"Push": "true"}
+
 #: What a call needs: action, ARN of the resource, context that conditions look at.
 Need = tuple[str, str, Mapping[str, Any]]
 
@@ -107,7 +110,7 @@ def queue_url(name: str) -> str:
 
 @cache
 def deployed() -> Deployed:
-    """Read template.yaml, once."""
+    """Read template.yaml, once, with all that can be asked for."""
     return read(template())
 
 
@@ -115,7 +118,7 @@ def read(document: Mapping[str, Any]) -> Deployed:
     """
     Read a template that :func:`tests.template.expand.template` has expanded.
 
-    Every parameter has its default.
+    Every parameter has its default, but for those of ``GIVEN``.
     """
     stack = _Stack(document)
     queues = {queue.name: queue for queue in map(_queue, stack.of_type("AWS::SQS::Queue").items())}
@@ -147,7 +150,8 @@ class _Stack:
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._conditions = document["Conditions"]
-        self._parameters = {name: one["Default"] for name, one in document["Parameters"].items()}
+        defaults = {name: one["Default"] for name, one in document["Parameters"].items()}
+        self._parameters = defaults | GIVEN
         self._functions: dict[str, Callable[[Any], Any]] = {
             "Condition": self._holds,
             "Ref": self._ref,
@@ -261,8 +265,11 @@ def _functions(stack: _Stack) -> Iterator[FunctionSpec]:
     roles = _roles(stack)
     for function in stack.of_type("AWS::Serverless::Function").values():
         variables = {key: str(value) for key, value in function["Environment"]["Variables"].items()}
-        for unknown in ("Policies", "ReservedConcurrentExecutions"):
-            assert unknown not in function, f"{function['FunctionName']}: {unknown}"
+        unknown = {"Policies", "ReservedConcurrentExecutions"} & function.keys()
+        if "FunctionUrlConfig" in function:
+            # It bounds what comes from outside: there, the simulation does as it likes.
+            unknown.discard("ReservedConcurrentExecutions")
+        assert not unknown, f"{function['FunctionName']}: {unknown}"
         spec = FunctionSpec(
             name=function["FunctionName"],
             stage=function["CodeUri"].rpartition("/")[2],
@@ -274,7 +281,7 @@ def _functions(stack: _Stack) -> Iterator[FunctionSpec]:
             role=function["Role"],
             log_group=function["LoggingConfig"]["LogGroup"],
         )
-        yield _mapped(spec, function["Events"])
+        yield _mapped(spec, function.get("Events", {}))
 
 
 def _mapped(function: FunctionSpec, events: Mapping[str, Any]) -> FunctionSpec:
@@ -301,7 +308,7 @@ def _mapped(function: FunctionSpec, events: Mapping[str, Any]) -> FunctionSpec:
 def _schedules(stack: _Stack) -> Iterator[ScheduleSpec]:
     roles = _roles(stack)
     for function in stack.of_type("AWS::Serverless::Function").values():
-        for event in function["Events"].values():
+        for event in function.get("Events", {}).values():
             if event["Type"] != "ScheduleV2":
                 continue
             schedule = event["Properties"]

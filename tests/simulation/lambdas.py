@@ -39,7 +39,7 @@ from pollwire.world import World as Pollwire
 from tests.integration.system import Http
 from tests.simulation.deployed import fires, log_needs, mapping_needs, schedule_needs
 from tests.simulation.specs import FunctionSpec
-from tests.simulation.world import POISON, Broken, Process, World
+from tests.simulation.world import POISON, Broken, Process, Sent, World
 from tests.stack import ROOT
 
 MINUTE_MS = 60_000
@@ -106,8 +106,9 @@ def _load(spec: FunctionSpec) -> ModuleType:
     module = ModuleType(f"sim_{spec.stage}_{next(_numbers)}")
     with _environment({**ENVIRONMENT, **spec.environment}):
         exec(_code(spec.stage), module.__dict__)  # noqa: S102 - the project's own source
-    if each := getattr(module, spec.stage, None):
+    if spec.queue:
         # Powertools looks for it at every batch.
+        each = getattr(module, spec.stage)
         each.__signature__ = inspect.signature(each)
     return module
 
@@ -314,7 +315,7 @@ class Lambda:
         event: Mapping[str, Any],
         ended: Callable[[Process, Any], None],
         accounts: frozenset[str] = frozenset(),
-    ) -> None:
+    ) -> Process:
         self.world.require(spec.name, spec, "logs", partial(log_needs, spec))
         container = self._container(spec)
 
@@ -331,7 +332,7 @@ class Lambda:
             self._warm[spec.name].append(container)
             return {} if answer is None else answer
 
-        self.world.start(spec, work, ended, accounts)
+        return self.world.start(spec, work, ended, accounts)
 
     def tick(self, minute_ms: int) -> None:
         """Have a minute scheduled, if the schedule fires; nobody tries again if that fails."""
@@ -347,6 +348,11 @@ class Lambda:
         at = datetime.fromtimestamp(minute_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         event = json.loads(schedule.input.replace("<aws.scheduler.scheduled-time>", at))
         self._invoke(spec, event, lambda process, answer: None)
+
+    def push(self, event: Mapping[str, Any], sent: Sent) -> None:
+        """Have something taken that was sent to the function URL; nobody waits for the answer."""
+        (spec,) = (one for one in self.world.deployed.functions.values() if one.stage == "push")
+        self._invoke(spec, event, lambda process, answer: None).job = sent
 
     def poll(self) -> None:
         """Hand out messages of every queue that may have some."""

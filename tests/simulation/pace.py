@@ -9,6 +9,7 @@ I11 at the provider's side: who asks for what and when, and who was to leave it 
     reasons     where nothing goes wrong, a stream is fetched only if something happened in it
                 lately
     tokens      one credential gets no second access token while the first is young
+    pushes      whatever is sent, an account gets no second check for it within five seconds
 
 Who could have known: an invocation that began when the one that was refused had ended, if no fault
 struck that one while it wrote and no stale read misled this one.
@@ -43,6 +44,9 @@ PENDING_MAX, PENDING_MAX_SMALL = 8, 2
 
 #: Marks of one stream that workers at the same time, or that die, may add beyond the limit.
 PENDING_MORE = 8
+
+#: Between two checks of one account that notifications ask for.
+PUSHED_MS = 5_000
 
 #: A row shows up so long after it was made, and a tick comes so long after that, at most.
 LATELY_MS = 100_000
@@ -103,6 +107,7 @@ class Pace:
     _failed: dict[Scope, list[int]] = field(default_factory=lambda: defaultdict(list))
     _tokens: dict[Scope, int] = field(default_factory=dict)
     _outages: dict[Scope, int] = field(default_factory=dict)
+    _pushed: dict[tuple[str, str], int] = field(default_factory=dict)
     _asked: dict[str, deque[int]] = field(
         default_factory=lambda: defaultdict(lambda: deque(maxlen=MEASURED))
     )
@@ -164,12 +169,22 @@ class Pace:
             wait_ms = until_ms - now_ms if until_ms < NEVER_MS else 0
             most_ms = BACKOFF_MS_MAX
             require(wait_ms <= most_ms, f"{name} is {wait_ms} ms ahead: a provider is forgotten")
+        kind, _, of = item["pk"]["S"].partition("#")
+        if kind == "shard":
+            at_ms = int(item["pushed_at"]["N"]) if "pushed_at" in item else 0
+            self._settle_pushed((of.partition("#")[0], item["sk"]["S"]), at_ms)
         elements = item.get("pending", {}).get("SS", ())
         most = PENDING_MAX_SMALL if self.run.scenario.small else PENDING_MAX
         for stream, group in marks.by_stream(elements).items():
             require(
                 len(group) <= most + PENDING_MORE, f"{len(group)} marks of {stream} are pending"
             )
+
+    def _settle_pushed(self, whose: tuple[str, str], at_ms: int) -> None:
+        apart_ms = at_ms - self._pushed.get(whose, 0) if at_ms else 0
+        enough = apart_ms == 0 or apart_ms >= PUSHED_MS
+        require(enough, f"{whose} is checked again after {apart_ms} ms, for a notification")
+        self._pushed[whose] = at_ms
 
     def turn(self, connection: str, per_second: float) -> None:
         """Check how fast a check is going to ask: what is left is for deltas."""
@@ -179,6 +194,7 @@ class Pace:
     def forget(self, connection: str) -> None:
         """Nothing of a connection is to be left alone any more: an operator had a hand in it."""
         self._rests = [one for one in self._rests if one.scope[0] != connection]
+        self._pushed = {of: at_ms for of, at_ms in self._pushed.items() if of[0] != connection}
 
     def _require_paced(self, connection: str) -> None:
         asked, now_ms = self._asked[connection], self.run.world.now_ms

@@ -1149,6 +1149,16 @@ WAITING: dict[str, Plant] = {
         (put(state.State, "put_token", lambda *args: None),),
         quiet("ringcentral", reconciles=False),
     ),
+    "pushed_as_often_as_told": Plant(
+        "Every notification is a check.",
+        (put(state, "pushed_due_ms", lambda last_ms, said_ms, now_ms: now_ms),),
+        scenario.pushed,
+    ),
+    "pushed_twice_at_once": Plant(
+        "Of two notifications at the same time each claims the account.",
+        (edit(state.State, "claim_push", ('f" AND {same}"', '""')),),
+        scenario.pushed,
+    ),
     "sick_one_stops_all": Plant(
         "Whoever fails has the connection paused.",
         (

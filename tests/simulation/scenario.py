@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from operator import attrgetter
+from functools import partial
+from operator import attrgetter, itemgetter
 from typing import Any
 from unittest import mock
 from urllib.parse import urlsplit
@@ -35,8 +36,10 @@ from pollwire.http.limits import Limits
 from pollwire.items import record_sk
 from pollwire.model import Checking, Connection, Request, Response, Seen, Stream
 from pollwire.providers import intelli, kirimdev, registered, ringcentral, youmail
+from pollwire.secrets import PUSH
 from pollwire.world import World as Pollwire
 
+from tests import pushing
 from tests.integration.system import Http
 from tests.simulation.aws import Message
 from tests.simulation.custody import Custody, is_probed
@@ -44,13 +47,14 @@ from tests.simulation.deployed import deployed
 from tests.simulation.lambdas import MINUTE_MS, NEVER_MS, Lambda
 from tests.simulation.pace import Pace, account_of
 from tests.simulation.specs import Deployed
-from tests.simulation.upstream import UPSTREAMS, Member, Told, Upstream
+from tests.simulation.upstream import CANARY, UPSTREAMS, Member, Told, Upstream
 from tests.simulation.world import (
     FAULTS,
     START_MS,
     Broken,
     Knobs,
     Process,
+    Sent,
     World,
     chosen,
     is_silent,
@@ -146,6 +150,8 @@ class Scenario:
 
         small: Pages, decisions, transactions and pending sets are full after a few things.
 
+        pushes: Probability that a provider notifies of what happens there; others try to, then.
+
         hurried: A drain of several pages takes more than one invocation, so that it shows nothing
             that is missing.
     """
@@ -179,6 +185,7 @@ class Scenario:
     recovers: bool = False
     tight: bool = False
     silence: bool = False
+    pushes: float = 0.0
     rate: float = 50.0
     knobs: Knobs = field(default_factory=Knobs)
 
@@ -250,6 +257,19 @@ def platform(seed: int) -> dict[str, Any]:
         "undelivered": chance.choice((0.0, 0.0, 0.2)),
         "slow": chance.choice((0.0, 0.0, 0.3, 1.0)),
     }
+
+
+def pushed(seed: int) -> Scenario:
+    """Draw a scenario in which providers notify of what happens, or somebody in their name."""
+    chance = random.Random(f"pushed {seed}")  # not what the run itself draws from
+    given = (swarm if chance.random() < 0.7 else fleet)(seed)
+    return replace(
+        given,
+        upstreams=(chance.choice(("ringcentral", "kirimdev")),),
+        pushes=chance.choice((0.5, 1.0)),
+        mutations=given.mutations + 2,
+        rate=chance.choice((50.0, 5.0, 1.0)),
+    )
 
 
 def neighbours(seed: int) -> Scenario:
@@ -381,6 +401,22 @@ DEADLINE_MS = int(Limits().request_s * 1000)
 
 
 VALIDATORS = {"If-None-Match", "If-Modified-Since"}
+
+
+def verifier_of(upstream: Upstream) -> str:
+    """Name what verifies the notifications of a provider."""
+    return f"{CANARY}-{upstream.name}-push"
+
+
+def notification(upstream: Upstream, sent: Sent, now_ms: int) -> dict[str, Any]:
+    """Make what a provider sends when something happened to an account."""
+    path, secret = f"/{sent.connection}", verifier_of(upstream)
+    if upstream.name == "ringcentral":
+        body = pushing.told(now_ms, sent.account)
+        return pushing.request(path, body, {"verification-token": secret})
+    body = pushing.received(sent.account)
+    signature = pushing.signed(body, now_ms // 1000, secret)
+    return pushing.request(path, body, {"x-kirim-signature": signature})
 
 
 class Asking(Http):
@@ -541,6 +577,8 @@ class Run:
         self._happened: Counter[str] = Counter()
         self._delivered: dict[str, dict[str, object]] = {}
         self._at_hand: Pollwire | None = None
+        #: The last of what providers told by themselves.
+        self.notified: list[tuple[dict[str, Any], Sent]] = []
 
     def _chance(self, name: str) -> random.Random:
         """Make a stream of this run that nothing else draws from."""
@@ -583,6 +621,10 @@ class Run:
                     sealed = pollwire.sealer.seal(credential, connection.name, "")
                     connection = replace(connection, credential=sealed)
                 self.lambdas.registry().put_connection(connection)
+                if self.scenario.pushes:
+                    verifier = {"secret": verifier_of(upstream)}
+                    sealed = pollwire.sealer.seal(verifier, connection.name, PUSH)
+                    self.lambdas.registry().set_push_secret(connection.name, sealed)
                 for member in upstream.members:
                     self._add(upstream, connection, member)
 
@@ -904,7 +946,24 @@ class Run:
             # At first there may be nothing yet that it could happen to.
             if any(one.journal for one in self.upstreams):
                 break
+        self._notify(self._chance(f"notify {why} {self._happened[why]}"))
         self.world.current = current
+
+    def _notify(self, chance: random.Random) -> None:
+        """Let a provider tell of what happened, and somebody else send what he likes."""
+        if self.world.healthy or chance.random() >= self.scenario.pushes:
+            return
+        for upstream, connection in self.connections():
+            account = chance.choice(upstream.journal or upstream.members)
+            sent = Sent(connection.name, getattr(account, "account", "") or account.id)
+            told = notification(upstream, sent, self.world.now_ms)
+            # Others send it without what verifies it, or what was sent before once more.
+            again = chance.sample(self.notified, min(len(self.notified), chance.choice((0, 0, 2))))
+            for event, of in ((told, sent), *again, ({**told, "headers": {}}, sent)):
+                push = partial(self.lambdas.push, event, of)
+                self._acts.append((self.world.now_ms, push))
+            self.notified = [*self.notified, (told, sent)][-3:]
+        self._acts.sort(key=itemgetter(0))
 
     def _watching(self, upstream: Upstream) -> Callable[[str, str], None]:
         minutes = self.scenario.minutes + self.scenario.sleeps
@@ -988,7 +1047,8 @@ class Run:
         """Nobody has had any trouble, no two do the same thing, and everything has its size."""
         given = self.scenario
         twice = given.knobs.twice or given.knobs.doubled or given.knobs.stale
-        unlike = given.sick or given.small or twice or any(self.world.injected.values())
+        unlike = given.sick or given.small or given.pushes or twice
+        unlike = unlike or any(self.world.injected.values())
         return given.is_calm and not unlike
 
     def ails(self, process: Process | None) -> bool:

@@ -83,9 +83,9 @@ class FunctionSpec:
     A function.
 
     Attributes:
-        stage: ``schedule``, ``check`` or ``delta``.
+        stage: ``schedule``, ``push``, ``check`` or ``delta``.
 
-        queue: Name of the queue that triggers it; empty for the schedule.
+        queue: Name of the queue that triggers it; empty for the first two.
 
         batch: Messages an invocation at most.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from pollwire.providers import registered
+from pollwire.secrets import PUSH
 
 from tests.simulation.deployed import (
     allowed,
@@ -54,8 +55,9 @@ def test_a_message_is_hidden_for_six_invocations() -> None:
         assert function.partial
         assert 1 <= function.batch <= 10
         assert function.concurrency >= 2
-    (schedule,) = (function for function in FUNCTIONS if not function.queue)
+    schedule, push = (function for function in FUNCTIONS if not function.queue)
     assert (schedule.stage, schedule.retries) == ("schedule", 0)
+    assert (push.stage, push.stream) == ("push", "")
 
 
 def test_every_stream_has_a_function_and_a_queue() -> None:
@@ -309,6 +311,9 @@ Call = tuple[str, str, dict[str, Any]]
 
 CONTEXT = {"connection": "c", "account": "a"}
 
+#: Of what verifies notifications.
+VERIFIER = {"connection": "c", "account": PUSH}
+
 
 def test_the_scheduler_may_invoke_what_it_does() -> None:
     (schedule,) = deployed().schedules
@@ -333,7 +338,8 @@ def test_an_emulator_asks_for_batches_by_their_names_and_differs_in_nothing_else
         for statement, on_aws in zip(function.statements, own, strict=True):
             actions = tuple(doubles.get(action, action) for action in statement.actions)
             # It knows no encryption context in a condition.
-            conditions = {k: v for k, v in on_aws.conditions.items() if k != "Null"}
+            unknown = ("Null", "StringEquals")
+            conditions = {k: v for k, v in on_aws.conditions.items() if k not in unknown}
             assert replace(statement, actions=actions) == replace(on_aws, conditions=conditions)
             found |= doubles.keys() & set(statement.actions)
 
@@ -348,6 +354,8 @@ def test_what_belongs_to_another_is_refused() -> None:
     )
     dead = deployed().queues[history.queue].dead_letters
     (messages,) = (function.queue for function in FUNCTIONS if function.stream == "messages")
+    push = next(function for function in FUNCTIONS if function.stage == "push")
+    credential = {"KeyId": deployed().key_arn, "EncryptionContext": CONTEXT}
     sealed = {"KeyId": deployed().key_arn, "EncryptionContext": {"aws:dynamodb:tableName": "t"}}
     others: list[tuple[FunctionSpec, Call]] = [
         (check, ("sns", "Publish", {"TopicArn": deployed().topic})),
@@ -363,6 +371,9 @@ def test_what_belongs_to_another_is_refused() -> None:
         (history, ("kms", "Encrypt", {"KeyId": deployed().key_arn, "EncryptionContext": {}})),
         (history, ("kms", "Decrypt", {"EncryptionContext": {"connection": "c"}})),
         (history, ("kms", "Decrypt", {"EncryptionContext": {**CONTEXT, "more": "m"}})),
+        (push, ("kms", "Decrypt", credential)),
+        (push, ("dynamodb", "PutItem", {"TableName": deployed().table})),
+        (push, ("sqs", "SendMessage", {"QueueUrl": deployed().queues[history.queue].url})),
         (history, ("sqs", "DeleteMessage", {"QueueUrl": deployed().queues[entry.queue].url})),
     ]
     for function, call in others:

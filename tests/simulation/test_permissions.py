@@ -39,6 +39,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 Caller = FunctionSpec | ScheduleSpec
 
+#: Providers that notify.
+PUSHING = {"ringcentral", "kirimdev"}
+
 #: Runs of each provider.
 SEEDS = range(4)
 
@@ -142,6 +145,7 @@ def errand(provider: str, seed: int) -> Scenario:
         small=True,
         hurried=seed % 3 == 0,
         backfill=seed % 3 > 0,
+        pushes=float(provider in PUSHING),
     )
 
 

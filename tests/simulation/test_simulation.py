@@ -47,7 +47,7 @@ REACHED = (
     "count: changed", "count: settled", "count: created", "count: updated", "count: deleted",
     "count: left_alone", "count: unasked", "count: spent", "count: late",
     "count: failed", "count: malformed", "count: unavailable", "count: ratelimited",
-    "count: rejected", "count: removed",
+    "count: rejected", "count: removed", "count: queued",
     "page 2", "record: reason", "conflict of versions", "outbox published by another",
 )  # fmt: skip
 
@@ -118,6 +118,14 @@ def test_pages_decisions_and_time_that_are_small_lose_nothing():
     require_whole(report)
 
 
+def test_what_providers_or_others_notify_of_loses_nothing():
+    report = drawn("pushed", FEW)
+
+    assert report.reached["count: notified"] > FEW
+    assert report.reached["count: queued"] > FEW / 2
+    require_whole(report)
+
+
 def test_without_faults_and_listings_everything_is_told_soon():
     require_whole(drawn("calm", FEW))
 
@@ -176,6 +184,7 @@ def everything() -> Report:
         drawn("neighbours", FEW),
         drawn("paged", FEW),
         drawn("fleet", FEW // 3),
+        drawn("pushed", FEW),
         *map(one_fault, range(len(STORIES))),
     ):
         total.add(report)

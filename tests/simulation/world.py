@@ -89,6 +89,14 @@ class Broken(BaseException):
     """A promise does not hold. No handler may take it for a failure of its own."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What the push function is at work for: something that was sent to a connection's URL."""
+
+    connection: str
+    account: str
+
+
 @dataclass(eq=False, slots=True)
 class Process:
     """

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from pollwire.secrets import PUSH
+
 Template = dict[str, Any]
 Complaints = Iterator[str]
 
@@ -54,7 +56,7 @@ def dead_letters(template: Template) -> set[str]:
 def mappings(template: Template) -> Iterator[tuple[str, dict[str, Any], dict[str, Any], str]]:
     """Yield every event source mapping: function, its properties, the mapping's, the queue."""
     for name, function in of_type(template, "Serverless::Function").items():
-        for event in function["Events"].values():
+        for event in function.get("Events", {}).values():
             if event["Type"] == "SQS":
                 yield name, function, event["Properties"], target(event["Properties"]["Queue"])
 
@@ -243,6 +245,11 @@ def services_act_for_this_account_only(template: Template) -> Complaints:
                 yield f"{name}: {service} may be talked into it by another account"
 
 
+#: Providers that notify; the role of what takes their notifications opens what verifies them.
+PUSHING = {"Ringcentral", "Kirimdev"}
+OPENERS = {"PushRole"}
+
+
 def jobs_are_queued_by_the_stage_before(template: Template) -> Complaints:
     """Each queue of jobs has one stage before it; a list that is too long queues its own rest."""
     streams = template["Mappings"]["Streams"]
@@ -252,7 +259,7 @@ def jobs_are_queued_by_the_stage_before(template: Template) -> Complaints:
         kind, of = name[:6], name[6:]
         wanted: set[str] = set()
         if not name.endswith("Dead") and kind == "Checks":
-            wanted = {"ScheduleRole"}
+            wanted = {"ScheduleRole"} | ({"PushRole"} if of in PUSHING else set())
         if not name.endswith("Dead") and kind == "Deltas":
             wanted = {streams[of]["Check"]}
             senders -= {f"Delta{of}Role"}
@@ -284,6 +291,8 @@ def credentials_are_opened_where_they_are_needed(template: Template) -> Complain
         actions: set[str] = set()
         for statement in permissions(template, name):
             found = {one for one in as_list(statement["Action"]) if one.startswith("kms:")}
+            if name in OPENERS:
+                continue
             if found and statement.get("Condition") != SEALED:
                 yield f"{name}: opens more than credentials"
             actions |= found
@@ -299,6 +308,45 @@ def _signs_in(template: Template, role: str) -> bool:
     streams = template["Mappings"]["Streams"]
     of = streams.get(role.removeprefix("Delta").removesuffix("Role"), {"Check": role})
     return of["Check"] in {"CheckYoumailRole", "CheckRingcentralRole"}
+
+
+def public(template: Template) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the functions that anybody can call."""
+    for name, function in of_type(template, "Serverless::Function").items():
+        if "FunctionUrlConfig" in function:
+            yield name, function
+
+
+def what_is_public_is_asked_for_and_bounded(template: Template) -> Complaints:
+    for name, function in public(template):
+        if template["Resources"][name].get("Condition") != "Pushed":
+            yield f"{name}: is public without being asked for"
+        if "ReservedConcurrentExecutions" not in function:
+            yield f"{name}: a flood costs what it wants"
+        if "Cors" in function["FunctionUrlConfig"]:
+            yield f"{name}: is open to browsers"
+    if template["Parameters"]["Push"]["Default"] != "false":
+        yield "Push: a URL is public without being asked for"
+
+
+#: What a function that anybody can call may do at most.
+PUBLIC = {
+    *("logs:CreateLogStream", "logs:PutLogEvents"),
+    *("dynamodb:GetItem", "dynamodb:Query", "dynamodb:UpdateItem"),
+    *("sqs:SendMessage", "sqs:SendMessageBatch", "kms:Decrypt"),
+}
+
+
+def what_is_public_may_do_little(template: Template) -> Complaints:
+    for name, function in public(template):
+        for statement in permissions(template, target(function["Role"])):
+            granted = set(as_list(statement["Action"]))
+            if more := granted - PUBLIC:
+                yield f"{name}: may {sorted(more)}"
+            opened = statement.get("Condition", {}).get("StringEquals", {}).get("Fn::If", [])
+            verifiers = ["OnAws", {"kms:EncryptionContext:account": PUSH}, {"Ref": "AWS::NoValue"}]
+            if "kms:Decrypt" in granted and opened != verifiers:
+                yield f"{name}: opens credentials"
 
 
 # -- what is kept ----------------------------------------------------------------------------------
@@ -367,7 +415,7 @@ def schedules_are_not_repeated(template: Template) -> Complaints:
     schedules = [
         (name, function, event["Properties"])
         for name, function in of_type(template, "Serverless::Function").items()
-        for event in function["Events"].values()
+        for event in function.get("Events", {}).values()
         if event["Type"] == "ScheduleV2"
     ]
     assert schedules
@@ -395,6 +443,9 @@ TROUBLES = {
     ("delta", "bad_rows"),
     ("delta", "held"),
     ("delta", "gaps"),
+    ("push", "rejected"),
+    ("push", "malformed"),
+    ("push", "misconfigured"),
 }
 
 
@@ -443,6 +494,8 @@ RULES = [
     services_act_for_this_account_only,
     jobs_are_queued_by_the_stage_before,
     credentials_are_opened_where_they_are_needed,
+    what_is_public_is_asked_for_and_bounded,
+    what_is_public_may_do_little,
     everything_is_encrypted,
     state_outlives_the_stack,
     the_key_is_ours,

@@ -88,6 +88,16 @@ WRONG: list[tuple[Callable[[rules.Template], rules.Complaints], str, Any]] = [
      ["kms:Decrypt", "kms:Encrypt"]),
     (rules.credentials_are_opened_where_they_are_needed,
      "ScheduleRole.Properties.Policies.0.PolicyDocument.Statement.1.Action", ["kms:Decrypt"]),
+    (rules.what_is_public_is_asked_for_and_bounded, "PushFunction.Condition", None),
+    (rules.what_is_public_is_asked_for_and_bounded,
+     "PushFunction.Properties.ReservedConcurrentExecutions", None),
+    (rules.what_is_public_is_asked_for_and_bounded,
+     "PushFunction.Properties.FunctionUrlConfig.Cors", {"AllowOrigins": ["*"]}),
+    (rules.what_is_public_is_asked_for_and_bounded, "Push.Default", "true"),
+    (rules.what_is_public_may_do_little,
+     "PushRole.Properties.Policies.0.PolicyDocument.Statement.1.Action", "dynamodb:DeleteItem"),
+    (rules.what_is_public_may_do_little,
+     "PushRole.Properties.Policies.0.PolicyDocument.Statement.3.Condition.StringEquals", None),
     (rules.everything_is_encrypted, "DeltasEntryDead.Properties.SqsManagedSseEnabled", None),
     (rules.everything_is_encrypted, "Events.Properties.KmsMasterKeyId", None),
     (rules.everything_is_encrypted, "State.Properties.SSESpecification", None),
@@ -159,6 +169,14 @@ def test_every_folder_is_a_function_and_every_function_a_folder() -> None:
     assert {function["CodeUri"] for function in functions} == folders
 
 
+def test_nothing_of_the_push_function_is_there_unless_it_is_asked_for() -> None:
+    parts = {**TEMPLATE["Resources"], **TEMPLATE["Outputs"]}
+    found = {name for name in parts if "Push" in name}
+
+    assert {name for name, one in parts.items() if one.get("Condition") == "Pushed"} == found
+    assert {"PushFunction", "PushRole", "PushLogs", "PushUrl"} < found
+
+
 def test_every_stream_of_every_provider_has_its_queue_and_its_function() -> None:
     streams = {stream for provider in registered().values() for stream in provider.streams}
     mapped = [entry["Name"] for entry in TEMPLATE["Mappings"]["Streams"].values()]
@@ -204,8 +222,12 @@ def granted_by_sam(document: dict[str, Any]) -> set[str]:
     return found
 
 
+#: Everybody, to whom the function URL is public.
+PUBLIC = {"PushFunctionUrlPublicPermissions", "PushFunctionURLInvokeAllowPublicAccess"}
+
+
 def test_sam_adds_no_role_no_policy_and_nobody_who_may_invoke() -> None:
-    assert granted_by_sam(TEMPLATE) == set()
+    assert granted_by_sam(TEMPLATE) == PUBLIC
 
 
 def test_what_sam_would_add_is_noticed() -> None:
@@ -214,7 +236,7 @@ def test_what_sam_would_add_is_noticed() -> None:
     tick = careless["Resources"]["ScheduleFunction"]["Properties"]["Events"]["EveryMinute"]
     tick |= {"Type": "Schedule", "Properties": {"Schedule": "rate(1 minute)"}}
 
-    assert granted_by_sam(careless) == {
+    assert granted_by_sam(careless) - PUBLIC == {
         "CheckYoumailFunctionRole",
         "ScheduleFunctionEveryMinutePermission",
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -37,6 +37,61 @@ def instants(one: Connection, minutes: int = 1, now_ms: int = BEFORE_MS) -> list
 
 def job_due(due_ms: int, interval_s: int = 10) -> CheckJob:
     return CheckJob("acme", 0, due_ms, interval_s)
+
+
+# What a provider tells by itself
+
+
+def pushed(told: list[tuple[int, int]]) -> list[int]:
+    """Instants of the checks that notifications ask for; each is given as it came and was said."""
+    last_ms, found = 0, []
+    for now_ms, said_ms in told:
+        due_ms = due.pushed_due_ms(last_ms, said_ms, now_ms)
+        if due_ms is not None:
+            last_ms = due_ms
+            found.append(due_ms)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("last_ms", "said_ms", "now_ms", "due_ms"),
+    [
+        pytest.param(0, 90_000, 90_000, 90_000, id="the first"),
+        pytest.param(90_000, 91_000, 91_000, 95_000, id="right after another"),
+        pytest.param(90_000, 90_000, 90_000, 95_000, id="at the same instant"),
+        pytest.param(95_000, 92_000, 92_000, None, id="one is queued"),
+        pytest.param(90_000, 95_000, 95_000, 95_000, id="five seconds later"),
+        pytest.param(90_000, 99_000, 99_000, 99_000, id="longer ago"),
+        pytest.param(95_000, 90_001, 96_000, 100_000, id="said before, perhaps not known"),
+        pytest.param(95_000, 90_000, 96_000, None, id="known"),
+        pytest.param(95_000, 0, 500_000, None, id="long known"),
+        pytest.param(90_000, 500_000, 96_000, 96_000, id="said in the future"),
+    ],
+)
+def test_a_notification_asks_for_a_check_if_it_is_news(last_ms, said_ms, now_ms, due_ms):
+    assert due.pushed_due_ms(last_ms, said_ms, now_ms) == due_ms
+
+
+@quick
+@given(waits=st.lists(st.integers(0, 9_000), max_size=50), late_ms=st.integers(0, 4_000))
+def test_notifications_lead_to_checks_apart_and_each_is_followed_by_one(waits, late_ms):
+    now_ms = accumulate(waits, initial=NOON_MS)
+    told = [(at_ms, at_ms - late_ms) for at_ms in now_ms]
+
+    checks = pushed(told)
+
+    assert all(after - before >= 5_000 for before, after in pairwise(checks))
+    for at_ms, said_ms in told:
+        # One that is run from then on, or was long enough after it had been said.
+        assert any(at_ms <= one <= at_ms + 5_000 or one >= said_ms + 5_000 for one in checks)
+
+
+@quick
+@given(waits=st.lists(st.integers(0, 60_000), max_size=50))
+def test_what_is_sent_again_leads_to_one_more_check(waits):
+    replays = [(at_ms, NOON_MS) for at_ms in accumulate(waits, initial=NOON_MS)]
+
+    assert len(pushed(replays)) <= 2
 
 
 # Which checks are due

@@ -21,7 +21,7 @@ ORDER = [
     {"providers", "state", "queues", "secrets"},
     {"batches", "registry", "world"},
     {"drain"},
-    {"pipeline"},
+    {"pipeline", "push"},
     {"wiring"},
 ]
 LEVELS = {name: level for level, names in enumerate(ORDER) for name in names}

@@ -40,6 +40,9 @@ DISTRUST_MS = 3_600_000
 #: Of what checks may ask, the share of the looks at what is watched, if it has such.
 LOOKS_SHARE = 0.25
 
+#: Checks of one account that its provider's notifications ask for are so far apart, at least.
+PUSHED_APART_S = 5
+
 #: No wait after failures is longer: a provider that is back must be noticed.
 BACKOFF_S_MAX = 900
 
@@ -95,6 +98,25 @@ def _looks_due(
 def delay_s(job: CheckJob, now_ms: int) -> int:
     """Say how many whole seconds to hold a check back so that it is not picked up early."""
     return max(0, math.ceil((job.due_ms - now_ms) / 1000))
+
+
+def pushed_due_ms(last_ms: int, said_ms: int, now_ms: int) -> int | None:
+    """
+    Say when to check an account because its provider told of a change, or ``None`` if not at all.
+
+    Once right away, and once more after ``PUSHED_APART_S`` for all that is told until then. What
+    was told so long before the last such check is known to it: nobody gets another one by sending
+    the same thing again.
+
+    Args:
+        last_ms: Instant of the last such check, run or queued; 0 if there was none.
+
+        said_ms: When the provider said it.
+    """
+    apart_ms = PUSHED_APART_S * 1000
+    if last_ms > now_ms or last_ms >= min(said_ms, now_ms) + apart_ms:
+        return None
+    return max(now_ms, last_ms + apart_ms)
 
 
 def is_late(job: CheckJob, now_ms: int) -> bool:

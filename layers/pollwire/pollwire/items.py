@@ -48,7 +48,10 @@ KEY_BYTES_MAX = 512
 NOTED = frozenset({"shards", "accounts", "outages", "paused_until", "watched_until"})
 
 #: Attributes of an account that the stages write.
-STANDING = ("marks", "pending", "was_empty", "watched", "failures", "not_before", "trouble")
+STANDING = (
+    *("marks", "pending", "was_empty", "watched", "failures", "not_before", "trouble"),
+    "pushed_at",
+)
 
 #: Those that an operator writes.
 OPERATED = ("standing", "settings", "credential")
@@ -274,6 +277,7 @@ def read_connection(item: Item) -> Connection:
         watched_until_ms=_read_int(item, "watched_until"),
         settings=_read_map(item, "settings"),
         credential=item["credential"]["B"] if "credential" in item else None,
+        push_secret=item["push_secret"]["B"] if "push_secret" in item else None,
     )
 
 
@@ -298,7 +302,11 @@ def connection_item(connection: Connection) -> dict[str, Any]:
 
 
 def connection_update(table: str, connection: Connection) -> dict[str, Any]:
-    """Write what an operator decides; what the stages write is set where there is none yet."""
+    """
+    Write what an operator decides; what the stages write is set where there is none yet.
+
+    The secret of its provider's notifications has a way of its own, and stays as it is.
+    """
     item = connection_item(connection)
     where = {name: item.pop(name) for name in ("pk", "sk")}
     sets = [

@@ -94,6 +94,8 @@ class Connection:
         settings: The provider's own settings, by name.
 
         credential: Sealed credential that all accounts share, or ``None``.
+
+        push_secret: Sealed secret that its provider's notifications are verified with, or ``None``.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Connection:
     watched_until_ms: int = 0
     settings: Mapping[str, str] = field(default_factory=_nothing)
     credential: bytes | None = field(default=None, repr=False)
+    push_secret: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """
@@ -435,20 +438,49 @@ class Response:
             Malformed: It is no JSON object, repeats a key, nests too deep, or holds a number that
                 is not finite.
         """
-        try:
-            parsed = json.loads(
-                self.body,
-                object_pairs_hook=_unique_keys,
-                parse_constant=_no_constant,
-                parse_float=_finite,
-            )
-        except (ValueError, RecursionError) as error:
-            raise Malformed(
-                f"the body is not the JSON it should be: {type(error).__name__}"
-            ) from error
-        if not isinstance(parsed, dict):
-            raise Malformed(f"the body is a JSON {type(parsed).__name__}, not an object")
-        return parsed
+        return _object(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """
+    What somebody sent to the push function: a provider, perhaps.
+
+    Attributes:
+        headers: Names in lower case.
+
+        body: As it came, byte by byte; nothing in it is true before it is verified.
+    """
+
+    headers: Mapping[str, str] = field(default_factory=_nothing, repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+    def json(self) -> dict[str, Any]:
+        """
+        Parse the body as :meth:`Response.json` does.
+
+        Raises:
+            Malformed: As there.
+        """
+        return _object(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """
+    What a verified notification says.
+
+    Attributes:
+        accounts: Ids of the accounts that something happened to, as the provider has them.
+
+        said_ms: When the provider said so; ``None`` if it does not tell.
+
+        headers: That the provider expects in the answer.
+    """
+
+    accounts: tuple[str, ...] = ()
+    said_ms: int | None = None
+    headers: Mapping[str, str] = field(default_factory=_nothing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -737,6 +769,22 @@ class DeltaJob:
 
 Fetch = Callable[[Request], Response]
 Checking = Generator[Request, Response, Seen]
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """Parse one JSON object, strictly."""
+    try:
+        parsed = json.loads(
+            body,
+            object_pairs_hook=_unique_keys,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+        )
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"the body is not the JSON it should be: {type(error).__name__}") from error
+    if not isinstance(parsed, dict):
+        raise Malformed(f"the body is a JSON {type(parsed).__name__}, not an object")
+    return parsed
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -244,7 +244,8 @@ def _fields(body: str, kinds: dict[str, type], **otherwise: Any) -> dict[str, An
         if type(job.get(name)) is not kind:
             raise Malformed(f"job.{name}: {kind.__name__} is expected")
     for name in kinds:
-        _require_sane(name, job[name])
+        if job[name] != otherwise.get(name):
+            _require_sane(name, job[name])
     return {name: job[name] for name in kinds}
 
 
@@ -269,9 +270,8 @@ def described(body: str) -> dict[str, str | int]:
             job = asdict(read(body))
         except Malformed:
             continue
-        return {
-            name: job[name] for name in ("connection", "account", "shard", "stream") if name in job
-        }
+        names = ("connection", "account", "shard", "stream")
+        return {name: job[name] for name in names if job.get(name, "") != ""}
     return {}
 
 

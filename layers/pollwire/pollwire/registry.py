@@ -69,6 +69,20 @@ class Registry(State):
             raise _nowhere(connection)
         return found
 
+    def set_push_secret(self, connection: str, sealed: bytes | None) -> None:
+        """
+        Give a connection what verifies its provider's notifications, or take it away.
+
+        Raises:
+            Misconfigured: There is no such connection.
+        """
+        values: dict[str, Any] = {":secret": {"B": sealed}} if sealed else {}
+        expression = "SET push_secret = :secret" if sealed else "REMOVE push_secret"
+        try:
+            self._update_connection(connection, expression, values)
+        except Conflict as error:
+            raise _nowhere(connection) from error
+
     def resume_connection(self, connection: str) -> None:
         """
         Check a connection again, whoever paused it.

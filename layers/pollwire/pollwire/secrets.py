@@ -31,6 +31,10 @@ UNOPENABLE = {
     "NotFoundException",
 }
 
+#: Stands for the account where it is no credential that is sealed, but what verifies a provider's
+#: notifications: no account has such an id, so a role can be let open these and nothing else.
+PUSH = "*push"
+
 #: What was opened stays in memory this long, so that a rotated credential is taken up.
 OPENED_MS_MAX = 300_000
 

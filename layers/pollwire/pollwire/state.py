@@ -4,12 +4,13 @@ One DynamoDB table.
     pk                       sk         what
     connection               <name>     provider, hosts, interval_s, slowest_s, shards,
                                         accounts, outages, paused_until, watched_until,
-                                        requests_per_second, settings, credential
+                                        requests_per_second, settings, credential,
+                                        push_secret
     shard#<connection>#<n>   <account>  marks, pending, was_empty, watched, failures,
                                         not_before, standing, trouble, settings, credential,
-                                        listed_<stream>
+                                        listed_<stream>, pushed_at
     token#<connection>       <account>  sealed, claimed_until; * is for all accounts
-    rate#<connection>        *          next_at
+    rate#<connection>        *          next_at; *push is for checks that a provider asks for
     stream#<connection>#<account>#<stream>
                              cursor     version, reached, previous, place, drain, outbox,
                                         seq, drained_at, reconciled_at, trouble, trouble_at,
@@ -34,6 +35,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from botocore.exceptions import ClientError
 
+from pollwire.due import pushed_due_ms
 from pollwire.errors import Conflict, Malformed, Misconfigured, Retryable, Unasked
 from pollwire.items import (
     CHECKED,
@@ -71,6 +73,9 @@ R = TypeVar("R")
 
 #: Stands in a key for all accounts of a connection; no account has such an id.
 SHARED = "*"
+
+#: Others may write an account between its being read and its being written.
+CLAIMS_MAX = 3
 
 #: DynamoDB's limit of keys a batch read.
 BATCH_GET_MAX = 100
@@ -287,6 +292,42 @@ class State:
             " AND not_before = :read",
         )
 
+    def claim_push(
+        self, connection: Connection, account: str, said_ms: int, now_ms: int
+    ) -> tuple[int, int] | None:
+        """
+        Claim the right to queue a check that a notification asks for.
+
+        Args:
+            said_ms: When the notification was made.
+
+        Returns:
+            The account's shard and the instant the check is due; ``None`` if there is no such
+            account, if it is paused, or if it is seen to already.
+
+        Raises:
+            Retryable: DynamoDB refuses, or others write the account again and again.
+        """
+        for _ in range(CLAIMS_MAX):
+            found = self._find(connection, account)
+            if found is None or found[1].get("standing") == text("paused"):
+                return None
+            shard, item = found
+            known = "pushed_at" in item
+            last_ms = int(item["pushed_at"]["N"]) if known else 0
+            due_ms = pushed_due_ms(last_ms, said_ms, now_ms)
+            if due_ms is None:
+                return None
+            values = {":due": number(due_ms)} | ({":read": number(last_ms)} if known else {})
+            same = "pushed_at = :read" if known else "attribute_not_exists(pushed_at)"
+            # Who was slower looks again: what it was told may be news to the other's check.
+            with suppress(Conflict):
+                self._update_account(
+                    connection.name, shard, account, "SET pushed_at = :due", values, f" AND {same}"
+                )
+                return shard, due_ms
+        raise Conflict(f"account {connection.name}/{account} is written by others all the time")
+
     def pause_connection(self, connection: str, until_ms: int) -> None:
         """
         Check nothing over a connection before an instant; a later one stands.
@@ -345,14 +386,16 @@ class State:
 
             Retryable: DynamoDB refuses.
         """
+        # DynamoDB takes no mapping that is empty.
+        given: Any = {"ExpressionAttributeValues": values} if values else {}
         try:
             answer = self._client.update_item(
                 TableName=self._table,
                 Key=key("connection", connection),
                 UpdateExpression=expression,
                 ConditionExpression=f"attribute_exists(pk){condition}",
-                ExpressionAttributeValues=values,
                 ReturnValues="ALL_NEW",
+                **given,
             )
         except self._client.exceptions.ConditionalCheckFailedException as error:
             raise Conflict(f"connection {connection} was removed or changed") from error
@@ -361,7 +404,9 @@ class State:
             raise Retryable(f"DynamoDB refused to write connection {connection}: {code}") from error
         return answer["Attributes"]
 
-    def book(self, connection: str, apart_ms: int, now_ms: int, latest_ms: int) -> int:
+    def book(
+        self, connection: str, apart_ms: int, now_ms: int, latest_ms: int, what: str = SHARED
+    ) -> int:
         """
         Book an instant for a request that no check makes; return it.
 
@@ -370,10 +415,12 @@ class State:
 
             latest_ms: It must not be later.
 
+            what: Of those that are booked together.
+
         Raises:
             Unasked: All instants before that are taken.
         """
-        where: Any = {"TableName": self._table, "Key": key(f"rate#{connection}", SHARED)}
+        where: Any = {"TableName": self._table, "Key": key(f"rate#{connection}", what)}
         refused = self._client.exceptions.ConditionalCheckFailedException
         with suppress(refused):
             self._client.update_item(

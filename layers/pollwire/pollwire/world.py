@@ -43,6 +43,23 @@ APART_MS_MAX = 20_000
 Counts = Counter[str]
 
 
+@dataclass(slots=True)
+class Notified:
+    """
+    The connections that providers may notify of changes, as they were when they were last read.
+
+    Attributes:
+        read_ms: When that was.
+
+        secrets: What verifies their notifications, as far as it was needed; empty if it does not
+            open.
+    """
+
+    read_ms: int = 0
+    connections: Mapping[str, Connection] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """
@@ -56,6 +73,8 @@ class World:
         sleep: Waits for so many seconds.
 
         tokens: By connection, owner and credential, as long as the container lives.
+
+        notified: Whom the push function listens for.
     """
 
     state: State
@@ -69,6 +88,7 @@ class World:
     jitter: Callable[[], float]
     sleep: Callable[[float], None]
     tokens: dict[tuple[str, str, bytes], Token] = field(default_factory=dict)
+    notified: Notified = field(default_factory=Notified)
 
     def provider(self, connection: Connection) -> Provider:
         """

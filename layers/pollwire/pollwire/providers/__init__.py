@@ -8,18 +8,31 @@ the provider's rows into :class:`~pollwire.model.Row` in one function that raise
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pollwire.errors import Malformed, Misconfigured
 from pollwire.events import canonical as canonical
 from pollwire.events import iso as iso
-from pollwire.model import Account, BadRow, Checking, Fetch, Page, Row, Seen, Start, Stream
+from pollwire.model import (
+    Account,
+    BadRow,
+    Checking,
+    Fetch,
+    Notification,
+    Page,
+    Pushed,
+    Row,
+    Seen,
+    Start,
+    Stream,
+)
 
 #: An id goes into every event, a truncated one as well; no provider's is near this.
 ID_CHARS_MAX = 1_000
@@ -107,6 +120,30 @@ class Provider(Protocol):
             Misconfigured: A setting or a field of the credential is missing.
         """
         ...
+
+
+@runtime_checkable
+class Notifying(Protocol):
+    """A provider that can tell of changes by itself, beside being polled."""
+
+    def pushed(self, notification: Notification, secret: str, now_ms: int) -> Pushed:
+        """
+        Verify a notification, and only then read whom it is about.
+
+        Args:
+            secret: What the provider and the connection's operator know.
+
+        Raises:
+            Rejected: It does not come from this provider, or is too old.
+
+            Malformed: It does, and cannot be read.
+        """
+        ...
+
+
+def is_same(sent: str, wanted: str) -> bool:
+    """Compare what was sent with a secret, in a time that says nothing about it."""
+    return hmac.compare_digest(sent.encode(errors="surrogatepass"), wanted.encode())
 
 
 def canonical_id(value: object, field: str = "id") -> str:

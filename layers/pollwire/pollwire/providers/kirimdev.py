@@ -20,12 +20,16 @@ whose 0 a server may take for "not given".
 What it cannot see: an unread count that falls without touching updated_at, and a deletion, below
 the 25 rows. A delta shows neither at all. Both are found by the stream's reconciliation.
 
+Notifications (``X-Kirim-Signature: t=<s>,v1=<HMAC-SHA256 of "{t}.{body}">``) come for all numbers
+of the organisation: Meta's own, and Kirimdev's, some of which name no number.
+
 Cursors hold for one query only, so the place in a list carries the query's ``since`` with it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import re
 import zlib
@@ -39,6 +43,7 @@ from typing import Any, Final
 from pollwire.errors import (
     Malformed,
     Misconfigured,
+    Rejected,
     Restart,
     Unasked,
     Unavailable,
@@ -50,7 +55,9 @@ from pollwire.model import (
     BadRow,
     Checking,
     Fetch,
+    Notification,
     Page,
+    Pushed,
     Request,
     Response,
     Row,
@@ -62,6 +69,7 @@ from pollwire.providers import (
     canonical,
     canonical_id,
     fits_header,
+    is_same,
     iso,
     iso_ms,
     rows_of,
@@ -118,6 +126,11 @@ CURSOR_CHARS_MAX: Final = 4_096
 STATUS_CHARS_MAX: Final = 64
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
+#: A signature is good for so long; the header has room for those of several secrets.
+SIGNED_S_MAX: Final = 300
+SIGNATURE_CHARS_MAX: Final = 1_000
+
+_SECONDS = re.compile(r"[0-9]{1,12}")
 _PHONE_NUMBER_ID = re.compile(r"[0-9]{6,20}")
 _MESSAGE_ID = re.compile(r"msg_[0-9A-Za-z_-]{1,64}")
 
@@ -161,6 +174,51 @@ class Kirimdev:
             yield from _message_pages(account, start, fetch)
         else:
             yield from _conversation_pages(account, start, fetch)
+
+    def pushed(self, notification: Notification, secret: str, now_ms: int) -> Pushed:
+        signed_s = _signed_s(notification, secret)
+        if abs(now_ms // 1000 - signed_s) > SIGNED_S_MAX:
+            raise Rejected("X-Kirim-Signature: it is too old, or a clock is wrong")
+        numbers = filter(_PHONE_NUMBER_ID.fullmatch, _numbers(notification.json()))
+        return Pushed(tuple(dict.fromkeys(numbers)), signed_s * 1000)
+
+
+def _signed_s(notification: Notification, secret: str) -> int:
+    """Verify a signature; return the second in which it was made."""
+    header = notification.headers.get("x-kirim-signature", "")[:SIGNATURE_CHARS_MAX]
+    pairs = [one.strip().partition("=") for one in header.split(",")]
+    times = [value for name, _, value in pairs if name == "t"]
+    if len(times) != 1 or not _SECONDS.fullmatch(times[0]):
+        raise Rejected("X-Kirim-Signature: t=seconds,v1=signature is expected")
+    wanted = hmac.new(secret.encode(), f"{times[0]}.".encode(), hashlib.sha256)
+    wanted.update(notification.body)
+    # While a secret is replaced, there is a signature of each.
+    sent = [value for name, _, value in pairs if name == "v1"]
+    if not any(is_same(value, wanted.hexdigest()) for value in sent):
+        raise Rejected("X-Kirim-Signature: not of this connection's secret")
+    return int(times[0])
+
+
+def _numbers(told: Mapping[str, Any]) -> Iterator[str]:
+    """Name the numbers that a notification is about: in Meta's words, or in Kirimdev's."""
+    for entry in _objects(told.get("entry")):
+        for change in _objects(entry.get("changes")):
+            for value in _objects([change.get("value")]):
+                yield from _number(value.get("metadata"), "phone_number_id")
+    data = told.get("data")
+    yield from _number(data, "session")
+    yield from _number(data, "phone_number_id")
+    yield from _number(data.get("meta") if isinstance(data, dict) else None, "phone_number_id")
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _number(holder: object, field: str) -> Iterator[str]:
+    with suppress(Malformed):
+        if isinstance(holder, dict):
+            yield canonical_id(holder.get(field))
 
 
 def _request(

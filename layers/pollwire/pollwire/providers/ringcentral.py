@@ -11,6 +11,9 @@ A check asks for both, with a sync token of its own, and stores
 
     {"message-store": mark, "presence": mark, "sync": token, "known": [what the overlap repeats]}
 
+Notifications (``Verification-Token: <secret>``) say in ``event`` whose extension changed; when a
+subscription is made, the answer has to repeat its ``Validation-Token``.
+
 A sync token stands for its filters too, dates among them: every full sync begins in the far past,
 and the token kept is that of its first page, whose frame is open to the future.
 """
@@ -35,7 +38,9 @@ from pollwire.model import (
     Account,
     Checking,
     Fetch,
+    Notification,
     Page,
+    Pushed,
     Request,
     Response,
     Row,
@@ -49,6 +54,7 @@ from pollwire.providers import (
     canonical_id,
     fits_header,
     instant_ms,
+    is_same,
     iso,
     iso_ms,
     rows_of,
@@ -113,6 +119,10 @@ END_IDS: Final = ("extensionId", "recipientId", "id")
 
 _OWN_ID: Final = re.compile(r"~|[0-9]{1,20}")
 _MARK: Final = re.compile(r"([0-9]{1,15})-[0-9a-f]{16}")
+
+#: Of an event's path, the extension; and what a header may be that is sent back.
+_EVENT: Final = re.compile(r"/restapi/v1\.0/account/[^/]{1,20}/extension/(~|[0-9]{1,20})/.{1,200}")
+_CHALLENGE: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,200}")
 HASH_CHARS: Final = 16
 
 Asking = Generator[Request, Response, Response]
@@ -161,6 +171,43 @@ class RingCentral:
             yield from _changed(session, place.token, fetch)
         else:
             yield from _listed(session, place, start.since_ms, fetch)
+
+    def pushed(self, notification: Notification, secret: str, now_ms: int) -> Pushed:
+        challenge = notification.headers.get("validation-token", "")
+        sent = notification.headers.get("verification-token")
+        if challenge and not _CHALLENGE.fullmatch(challenge):
+            raise Malformed("Validation-Token: no token")
+        answer = {"Validation-Token": challenge} if challenge else NOTHING
+        if challenge and sent is None:
+            # A subscription is being made: whoever asks learns what he said, and nothing else.
+            return Pushed(headers=answer)
+        if not is_same(sent or "", secret):
+            raise Rejected("Verification-Token: not the one of this connection")
+        if challenge and not notification.body:
+            return Pushed(headers=answer)
+        told = notification.json()
+        return Pushed(_extensions(told), _said_ms(told), answer)
+
+
+def _extensions(told: Mapping[str, Any]) -> tuple[str, ...]:
+    """
+    Name the extensions that a notification is about.
+
+    Not ``ownerId``: that is who made the subscription, perhaps for everybody.
+    """
+    event = _EVENT.fullmatch(str(told.get("event")))
+    found = [event[1]] if event else []
+    body = told.get("body")
+    with suppress(Malformed):
+        if isinstance(body, dict):
+            found.append(canonical_id(body.get("extensionId")))
+    return tuple(dict.fromkeys(one for one in found if _OWN_ID.fullmatch(one)))
+
+
+def _said_ms(told: Mapping[str, Any]) -> int | None:
+    with suppress(Malformed):
+        return iso_ms(told.get("timestamp"), "timestamp")
+    return None
 
 
 class _Session:
