@@ -209,13 +209,13 @@ def calm(seed: int) -> Scenario:
     return Scenario(
         seed,
         upstreams=(chance.choice(names),),
-        minutes=chance.choice((1, 2, 2)),
-        mutations=chance.randrange(1, 4),
+        minutes=chance.choice((2, 2, 3)),
+        mutations=chance.randrange(1, 5),
         streams=1,
         moving=chance.choice((0.0, 0.3)),
         reconciles=False,
         backfill=chance.random() < 0.5,
-        watches=chance.random() < 0.3,
+        watches=chance.random() < 0.5,
         skew_s=chance.choice(SKEWS),
         knobs=Knobs(page_bytes=platform(seed)["page_bytes"]),
     )
