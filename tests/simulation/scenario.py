@@ -223,7 +223,7 @@ def calm(seed: int) -> Scenario:
 
 def hour(seed: int) -> Scenario:
     """Draw a scenario of validators that lie: it is told within the hour nevertheless."""
-    return replace(calm(seed), minutes=2, mutations=3, moving=0.0, watches=False, lying=True)
+    return replace(calm(seed), minutes=4, mutations=4, moving=0.0, watches=False, lying=True)
 
 
 def fleet(seed: int) -> Scenario:
