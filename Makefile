@@ -80,7 +80,7 @@ check: environments ## Check style, types and the template
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/cfn-lint template.yaml
+	.venv/bin/cfn-lint template.yaml examples/consumer/template.yaml
 	$(SAM) validate --lint --region us-east-1
 
 audit: ## Check what is deployed with checkov; .checkov.yaml says what is left out, and why

@@ -100,7 +100,7 @@ class Stack:
             self._start_simulators()
             self._start_ministack()
             self._build()
-            self._deploy()
+            self.deploy()
         except BaseException:
             self._exit.close()
             raise
@@ -188,22 +188,33 @@ class Stack:
         self.processes.run("build", command, environment, explain, folder=ROOT)
         unfinished.unlink()
 
-    def _deploy(self) -> None:
+    def delete(self) -> None:
+        """Delete the deployment; what the template retains stays."""
+        self._say("sam delete")
+        command: list[str | Path] = ["delete", "--stack-name", STACK, "--region", REGION]
+        self._sam_at_aws("delete", [*command, "--no-prompts"])
+
+    def deploy(self, **more: str) -> None:
+        """Deploy what was built, with *more* parameters of the template."""
         self._say("sam deploy")
-        command: list[str | Path] = [SAM, "deploy", "--config-file", ROOT / "samconfig.toml"]
+        command: list[str | Path] = ["deploy", "--config-file", ROOT / "samconfig.toml"]
         command += ["--template-file", self._work / "sam" / "build" / "template.yaml"]
         command += ["--stack-name", STACK, "--parameter-overrides", *self._parameters()]
+        command += [f"{name}={value}" for name, value in more.items()]
+        self._sam_at_aws("deploy", command)
+        found = self.client("cloudformation").describe_stacks(StackName=STACK)["Stacks"][0]
+        self.outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
+        self._say(f"{len(self.outputs)} outputs, queue {self.outputs['SubscriberQueueUrl']}")
+
+    def _sam_at_aws(self, name: str, words: list[str | Path]) -> None:
         environment = _clean() | _sam()
         environment |= {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": ACCOUNT,
             "AWS_SECRET_ACCESS_KEY": SECRET,
         }
-        self.processes.run("deploy", command, environment, folder=ROOT)
+        self.processes.run(name, [SAM, *words], environment, folder=ROOT)
         self.processes.check()
-        found = self.client("cloudformation").describe_stacks(StackName=STACK)["Stacks"][0]
-        self.outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
-        self._say(f"{len(self.outputs)} outputs, queue {self.outputs['SubscriberQueueUrl']}")
 
     def _parameters(self) -> list[str]:
         """Name what differs from the template's defaults here."""

@@ -51,16 +51,16 @@ def _intrinsic(loader: _Loader, tag: str, node: yaml.Node) -> dict[str, Any]:
 _Loader.add_multi_constructor("!", _intrinsic)
 
 
-def load() -> dict[str, Any]:
-    """Read the template, its loops unrolled as ``AWS::LanguageExtensions`` does."""
-    template: dict[str, Any] = copy.deepcopy(_parsed())
+def load(path: Path = TEMPLATE) -> dict[str, Any]:
+    """Read a template, its loops unrolled as ``AWS::LanguageExtensions`` does."""
+    template: dict[str, Any] = copy.deepcopy(_parsed(path))
     template["Resources"] = unroll(template["Resources"])
     return template
 
 
 @cache
-def _parsed() -> dict[str, Any]:
-    with TEMPLATE.open() as text:
+def _parsed(path: Path) -> dict[str, Any]:
+    with path.open() as text:
         parsed: dict[str, Any] = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
     return parsed
 

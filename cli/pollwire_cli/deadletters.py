@@ -76,7 +76,7 @@ class Moved:
     moved: int = 0
     left: int = 0
     _sent: set[str] = field(default_factory=set)
-    _kept: list[str] = field(default_factory=list)
+    _held: set[str] = field(default_factory=set)
 
     def run(self, sqs: Any, dead: DeadLetters) -> None:
         """
@@ -90,12 +90,13 @@ class Moved:
         target = dead.target()
         url = Queue(sqs, target).url
         try:
-            while messages := _receive(sqs, dead.queue.url, HIDDEN_S):
+            while messages := receive(sqs, dead.queue.url, HIDDEN_S):
+                self._held |= {one["ReceiptHandle"] for one in messages}
                 wanted = [one for one in messages if self._is_wanted(one, target)]
                 for batch in _batches([_entry(one, target) for one in wanted]):
                     self._move(sqs, dead.queue.url, url, batch)
         finally:
-            for handle in self._kept:
+            for handle in self._held:
                 with suppress(ClientError):  # It shows up by itself, only later.
                     sqs.change_message_visibility(
                         QueueUrl=dead.queue.url, ReceiptHandle=handle, VisibilityTimeout=0
@@ -107,7 +108,6 @@ class Moved:
         if message["MessageId"] not in self._sent and source == str(target):
             return True
         self.left += 1
-        self._kept.append(message["ReceiptHandle"])
         return False
 
     def _move(
@@ -120,6 +120,7 @@ class Moved:
         handles = [{"Id": one["Id"], "ReceiptHandle": batch[int(one["Id"])][0]} for one in taken]
         if handles:
             sqs.delete_message_batch(QueueUrl=source, Entries=handles)
+        self._held -= {one["ReceiptHandle"] for one in handles}
         self.moved += len(handles)
         if len(taken) < len(batch):
             raise NotPublished(f"SQS refused {len(batch) - len(taken)} messages; they stay")
@@ -152,8 +153,22 @@ def depth(dead: DeadLetters) -> int:
 
 def oldest_ms(sqs: Any, dead: DeadLetters) -> int:
     """Say when the oldest message that is found at once was sent; 0 if none is."""
-    messages = _receive(sqs, dead.queue.url, 0)
+    messages = receive(sqs, dead.queue.url, 0)
     return min((int(one["Attributes"]["SentTimestamp"]) for one in messages), default=0)
+
+
+def receive(sqs: Any, url: str, hidden_s: int) -> list[dict[str, Any]]:
+    """Receive ten messages at most, which others do not see for so many seconds."""
+    answer = sqs.receive_message(
+        QueueUrl=url,
+        MaxNumberOfMessages=BATCH_MAX,
+        VisibilityTimeout=hidden_s,
+        WaitTimeSeconds=LOOK_S,
+        AttributeNames=["All"],
+        MessageAttributeNames=["All"],
+    )
+    messages: list[dict[str, Any]] = answer.get("Messages", [])
+    return messages
 
 
 def _dead_of(session: Session, one: Subscription) -> Iterator[QueueArn]:
@@ -173,19 +188,6 @@ def _queue(sqs: Any, arn: QueueArn) -> Queue | None:
         return Queue(sqs, arn)
     except Misconfigured:
         return None
-
-
-def _receive(sqs: Any, url: str, hidden_s: int) -> list[dict[str, Any]]:
-    answer = sqs.receive_message(
-        QueueUrl=url,
-        MaxNumberOfMessages=BATCH_MAX,
-        VisibilityTimeout=hidden_s,
-        WaitTimeSeconds=LOOK_S,
-        AttributeNames=["All"],
-        MessageAttributeNames=["All"],
-    )
-    messages: list[dict[str, Any]] = answer.get("Messages", [])
-    return messages
 
 
 def _entry(message: Mapping[str, Any], target: QueueArn) -> tuple[str, dict[str, Any]]:

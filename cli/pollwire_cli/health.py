@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import pollwire
 from botocore.exceptions import BotoCoreError, ClientError
-from pollwire.errors import PollwireError
+from pollwire.errors import Misconfigured, PollwireError
 from pollwire.providers import registered
 
 from pollwire_cli import deadletters
@@ -106,12 +106,23 @@ class Finding:
 
 
 def examine(session: Session) -> Iterator[Finding]:
-    """Make all checks, one after the other; without credentials there is only one."""
+    """Make all checks, one after the other, as far as there are credentials and a stack."""
     for name, check in CHECKS.items():
         found = [Finding(name, *one) for one in _guarded(check, session)]
         yield from found
         if check is credentials and found[-1].state == FAILED:
             return
+        if check is stack and not _is_there(session):
+            return
+
+
+def _is_there(session: Session) -> bool:
+    try:
+        return bool(session.described)
+    except Misconfigured:
+        return False
+    except (BotoCoreError, ClientError):  # Perhaps, and not ours to see.
+        return True
 
 
 def _guarded(check: Callable[[Session], Said], session: Session) -> Said:

@@ -131,7 +131,7 @@ class Session:
         """Say where notifications go; empty if nowhere, or if the stack was not looked up."""
         if "StateTableName" in self._given:
             return ""
-        outputs = self._described.get("Outputs", [])
+        outputs = self.described.get("Outputs", [])
         found = [one["OutputValue"] for one in outputs if one["OutputKey"] == "PushUrl"]
         return str(found[0]) if found else ""
 

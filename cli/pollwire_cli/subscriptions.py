@@ -13,8 +13,9 @@ from botocore.exceptions import ClientError
 from pollwire.errors import Misconfigured
 from pollwire.filters import Policy, compile_filters
 
-from pollwire_cli.command import command
+from pollwire_cli.command import command, reason
 from pollwire_cli.connections import Yes, confirm
+from pollwire_cli.deadletters import receive
 from pollwire_cli.output import document, done, say, table
 from pollwire_cli.queues import Queue, QueueArn, dead_letters, job_queues, statement, waiting
 from pollwire_cli.session import Session
@@ -196,9 +197,13 @@ def _require_not_the_stacks(session: Session, arn: QueueArn) -> None:
             f"queue {arn.name} belongs to the stack {session.name}, its subscription too; deploy "
             "with DefaultSubscriber=false to be without it"
         )
-    prefixes = (f"{session.name}-dead-", f"{session.name}-undelivered", tail_prefix(session))
-    if arn.name in job_queues(session.name) or arn.name.startswith(prefixes):
+    if _is_own(session, arn):
         raise Misconfigured(f"queue {arn.name} is one of Pollwire's own; name one of yours")
+
+
+def _is_own(session: Session, arn: QueueArn) -> bool:
+    prefixes = (f"{session.name}-dead-", f"{session.name}-undelivered", tail_prefix(session))
+    return arn.name in job_queues(session.name) or arn.name.startswith(prefixes)
 
 
 def _is_default(session: Session, arn: QueueArn) -> bool:
@@ -215,7 +220,8 @@ def _require_dead_letters(session: Session, arn: QueueArn, dead: QueueArn | None
         raise Misconfigured(
             f"--dead-letters: {dead.name} has to be a FIFO queue in the topic's account and region"
         )
-    if dead.name in job_queues(session.name):
+    own = _is_own(session, dead) and dead != made_dead_letters(session, arn)
+    if own or _is_default(session, dead):
         raise Misconfigured(f"--dead-letters: {dead.name} is one of Pollwire's own; name another")
 
 
@@ -346,23 +352,30 @@ def _close(session: Session, arn: QueueArn) -> None:
     """Take our statement out of a queue's policy, if there is still a queue."""
     try:
         Queue(session.client("sqs"), arn).close_to(session.topic_arn)
-    except Misconfigured as error:
-        say(f"pollwire: warning: {error}")
+    except (ClientError, Misconfigured) as error:
+        say(f"pollwire: warning: its policy stays as it is: {reason(error)}")
 
 
 def _delete_dead_letters(session: Session, arn: QueueArn, redrive: QueueArn | None) -> bool:
     if redrive is None or redrive != made_dead_letters(session, arn):
         say("pollwire: warning: the dead-letter queue was not made here; delete it yourself")
         return False
-    sqs = session.client("sqs")
     try:
-        queue = Queue(sqs, redrive)
+        return _deleted(session.client("sqs"), redrive)
+    except ClientError as error:
+        say(f"pollwire: warning: {redrive.name} stays: {reason(error)}")
+        return False
+
+
+def _deleted(sqs: Any, arn: QueueArn) -> bool:
+    """Delete a queue if it is empty; tell whether it is gone."""
+    try:
+        queue = Queue(sqs, arn)
     except Misconfigured:
         return True
     # The count is about right only; who receives nothing as well may be sure.
-    peeked = sqs.receive_message(QueueUrl=queue.url, VisibilityTimeout=0, WaitTimeSeconds=2)
-    if peeked.get("Messages") or waiting(queue.attributes()):
-        say(f"pollwire: warning: {redrive.name} is not empty; redrive or purge it first")
+    if receive(sqs, queue.url, 0) or waiting(queue.attributes()):
+        say(f"pollwire: warning: {arn.name} is not empty; redrive or purge it first")
         return False
     sqs.delete_queue(QueueUrl=queue.url)
     return True

@@ -217,8 +217,11 @@ def _queue(session: Session, policy: Policy) -> Iterator[Queue]:
         ) from None
     finally:
         _ignore_signals()
-        # Whatever was begun: a call that was interrupted may have been carried out.
-        _remove(session, subscribers, arn, made or subscribers.listed())
+        try:
+            # Whatever was begun: a call that was interrupted may have been carried out.
+            _remove(session, subscribers, arn, made or subscribers.listed())
+        except ClientError as error:  # Not raised: it would hide why this ends.
+            say(f"pollwire: warning: {name} may stay, until another tail: {reason(error)}")
 
 
 def _remove_dead(session: Session, subscribers: Subscribers) -> None:

@@ -15,7 +15,7 @@ from pollwire.model import Connection
 from pollwire.registry import Registry
 from pollwire.secrets import Sealer
 from pollwire.wiring import clock
-from pollwire_cli import connections, secret
+from pollwire_cli import connections, deadletters, secret, tail
 from pollwire_cli.app import app
 from typer.testing import CliRunner
 
@@ -143,6 +143,8 @@ def operator(monkeypatch, clients):
         monkeypatch.delenv(name, raising=False)
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
+    for module, name in ((deadletters, "LOOK_S"), (tail, "WAIT_S")):
+        monkeypatch.setattr(module, name, 0)  # moto really waits.
     with mock_aws():
         made = stack.create(clients)
         monkeypatch.setenv("POLLWIRE_TABLE_NAME", made["TABLE_NAME"])

@@ -407,13 +407,30 @@ def test_another_version_is_warned_of(described, examined, value, said):
     assert said in says
 
 
-def test_a_stack_that_is_not_there_fails_what_needs_it_and_shows_no_traceback(operator, aws):
+def test_without_a_stack_nothing_of_it_is_looked_at(operator, aws):
     answer = operator.run("doctor", "--stack", "nowhere")
 
     assert answer.code == 1
-    lines = answer.out.splitlines()
-    assert len(lines) == len(health.CHECKS)
+    assert [line.split()[1] for line in answer.out.splitlines()] == [
+        "credentials",
+        "clock",
+        "stack",
+    ]
     assert "stack nowhere: there is none" in answer.out
+
+
+def test_a_stack_that_may_not_be_described_is_no_end(examined, monkeypatch):
+    def denied(self):
+        raise refused("AccessDenied", "DescribeStacks")
+
+    monkeypatch.setattr(Session, "described", property(denied))
+
+    found = examined()
+
+    assert found.keys() == set(health.CHECKS)
+    assert found["stack"][0][0] == "failed"
+    assert "commands need it" in found["stack"][0][1]
+    assert found["state"][0][0] == "ok"
 
 
 # What is in it

@@ -183,7 +183,6 @@ def test_an_interrupted_redrive_loses_nothing_and_repeats_nothing(operator, put,
             move(self, sqs, *words)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(deadletters, "HIDDEN_S", 0)
         patch.setattr(deadletters.Moved, "_move", interrupted)
         answer = operator.run("redrive", "--events", "--yes")
     again = operator.done("redrive", "--events", "--yes", "--json")
@@ -217,7 +216,7 @@ def test_what_sqs_refuses_stays(operator, put, taken, crm, monkeypatch):
 def test_a_job_that_dies_again_is_not_moved_for_ever(operator, put, taken, sqs, url, monkeypatch):
     """A consumer that is quick to fail, as SQS does it: the message keeps its id."""
     put(CHECKS)
-    receive, moved = deadletters._receive, []
+    receive, moved = deadletters.receive, []
 
     def dying(client, queue, hidden_s):
         messages = receive(client, queue, hidden_s)
@@ -229,7 +228,7 @@ def test_a_job_that_dies_again_is_not_moved_for_ever(operator, put, taken, sqs, 
                 messages.append({**again, "MessageId": one["MessageId"]})
         return messages
 
-    monkeypatch.setattr(deadletters, "_receive", dying)
+    monkeypatch.setattr(deadletters, "receive", dying)
 
     answer = operator.done("redrive", CHECKS, "--yes", "--json")
 
@@ -239,7 +238,7 @@ def test_a_job_that_dies_again_is_not_moved_for_ever(operator, put, taken, sqs, 
 
 def test_a_message_of_another_queue_is_left(operator, put, taken, crm, monkeypatch):
     put("crm-dead.fifo")
-    receive = deadletters._receive
+    receive = deadletters.receive
 
     def foreign(*words):
         messages = receive(*words)
@@ -247,7 +246,7 @@ def test_a_message_of_another_queue_is_left(operator, put, taken, crm, monkeypat
             one["Attributes"]["DeadLetterQueueSourceArn"] = f"{ACCOUNT}:other.fifo"
         return messages
 
-    monkeypatch.setattr(deadletters, "_receive", foreign)
+    monkeypatch.setattr(deadletters, "receive", foreign)
 
     answer = operator.done("redrive", "--events", "--yes", "--json")
 

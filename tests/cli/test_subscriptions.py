@@ -6,7 +6,7 @@ import json
 
 import pytest
 from botocore.exceptions import ClientError
-from pollwire_cli.queues import QueueArn, job_queues, sid
+from pollwire_cli.queues import Queue, QueueArn, job_queues, sid
 
 from tests import stack
 
@@ -290,8 +290,15 @@ def test_a_queue_that_cannot_be_subscribed_is_refused(operator, arn, said):
             CRM.replace("us-east-1", "eu-west-1"), "FIFO queue in the topic's", id="region"
         ),
         pytest.param(CRM.replace("crm", "nowhere"), "there is none", id="missing"),
-        pytest.param(
-            CRM.replace("crm", "pollwire-deltas-entry"), "Pollwire's own", id="a stream's"
+        *(
+            pytest.param(CRM.replace("crm", name), "Pollwire's own", id=name)
+            for name in (
+                "pollwire-deltas-entry",
+                "pollwire-dead-subscriber",
+                "pollwire-undelivered",
+                "pollwire-undelivered-erp",
+                "pollwire-subscriber",
+            )
         ),
     ],
 )
@@ -479,6 +486,24 @@ def test_a_queue_that_is_gone_is_unsubscribed(operator, sqs, make):
     answer = operator.done("unsubscribe", CRM, "--yes")
 
     assert "there is none" in answer.err
+    assert subscribed(operator) is None
+
+
+def test_a_policy_that_may_not_be_changed_is_a_warning(operator, make, monkeypatch):
+    make()
+    operator.done("subscribe", CRM)
+
+    def refused(*_):
+        raise ClientError(
+            {"Error": {"Code": "AccessDenied", "Message": "no"}}, "SetQueueAttributes"
+        )
+
+    monkeypatch.setattr(Queue, "close_to", refused)
+    monkeypatch.setattr("pollwire_cli.subscriptions._deleted", refused)
+    answer = operator.done("unsubscribe", CRM, "--yes", "--delete-dead-letters")
+
+    assert "its policy stays as it is: AWS refused SetQueueAttributes" in answer.err
+    assert f"{MADE} stays" in answer.err
     assert subscribed(operator) is None
 
 

@@ -281,6 +281,24 @@ def test_a_tail_shows_although_it_may_not_clear_away(operator, monkeypatch):
     assert "AWS refused ListQueues" in operator.done("tail", "--seconds", "0.2").err
 
 
+def test_why_it_cannot_begin_is_said_whatever_becomes_of_the_rest(operator, monkeypatch):
+    def refused(operation):
+        def refuse(*_, **__):
+            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, operation)
+
+        return refuse
+
+    monkeypatch.setattr(tail, "make_fifo", refused("CreateQueue"))
+    monkeypatch.setattr(tail, "_remove", refused("GetQueueUrl"))
+
+    answer = operator.run("tail")
+
+    assert answer.code == 1
+    warning, why = answer.err.splitlines()
+    assert "warning: pollwire-tail-" in warning
+    assert why == "pollwire: AWS refused CreateQueue: AccessDenied: no"
+
+
 def test_a_tail_whose_queue_was_cleared_away_says_so(operator, once_watching, monkeypatch):
     monkeypatch.setattr(tail, "NEW_S", 0)
 

@@ -8,12 +8,14 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from pollwire.errors import Misconfigured
 from pollwire.model import Account, Seen, Start
 
 from tests.contract import driver
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 HOST = "https://api.acme.example"
 ACCOUNT = Account("shop", "7", {"api": HOST}, credential={"api_key": "CANARY"})
@@ -94,3 +96,15 @@ def test_the_filters_of_the_readme_compile():
     assert fax["type"] == ["Fax"]
     assert len(deleted["$or"]) == 2
     assert created == {"change": ["created"]}
+
+
+def test_the_walks_of_recovery_are_tested_where_they_say_so():
+    text = (ROOT / "docs" / "recovery.md").read_text()
+    named = set(re.findall(r"tests/[a-z_0-9/]+\.(?:py|json)", text))
+    walks = text.split("\n## ")[1:]
+
+    assert len(walks) == 6
+    assert all("*It worked* when" in one and "(`tests/" in one for one in walks)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    parameters = yaml.safe_load(re.sub(r"!\w+", "", (ROOT / "template.yaml").read_text()))
+    assert set(re.findall(r"\b(State[A-Za-z]+)=", text)) <= parameters["Parameters"].keys()

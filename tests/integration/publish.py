@@ -147,7 +147,8 @@ class Story:
         return changes
 
     def _compose(self, stream: str, change: Change) -> Event:
-        self._sequences[stream] = self._sequences.get(stream, 0) + 1
+        number = max(self._sequences.get(stream, 0), self._clock.now_ms) + 1
+        self._sequences[stream] = number
         composer = Composer(
             self._provider.name,
             self.account.connection,
@@ -157,7 +158,7 @@ class Story:
             SUBSCRIPTION,
             self.account.settings.get("accountId", ""),
         )
-        return composer.event(change, self._sequences[stream], self._clock.now_ms)
+        return composer.event(change, number, self._clock.now_ms)
 
 
 class Kept(dict[str, str]):

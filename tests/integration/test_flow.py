@@ -108,7 +108,10 @@ def test_what_happens_to_a_voicemail_is_told_in_order(ann):
 
     assert [body["change"] for body in entries] == ["created", "updated", "deleted", "created"]
     assert [body["revision"] for body in entries] == [1, 2, 3, 4]
-    assert [body["sequence"] for body in entries] == [1, 2, 3, 4]
+    numbers = [body["sequence"] for body in entries]
+    assert numbers == sorted(set(numbers))
+    # Above all that could have been told from a table that was lost.
+    assert all(number > START_MS for number in numbers)
 
 
 def test_every_stream_tells_its_changes(system):

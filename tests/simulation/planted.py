@@ -449,7 +449,7 @@ OUTBOX: dict[str, Plant] = {
     ),
     "id_without_content": Plant(
         "An id is made of neither the content nor the revision.",
-        (edit(Composer, "_uuid", ("change.digest,", ""), ("change.rev - 1,", "")),),
+        (edit(Composer, "_uuid", ("row.updated_at, change.digest", ""), ("change.again,", "")),),
         quiet("youmail", minutes=5, mutations=12),
         where=(youmail_of("entry"),),
     ),
@@ -459,8 +459,8 @@ OUTBOX: dict[str, Plant] = {
             edit(
                 Composer,
                 "_uuid",
-                ("change.rev - 1,", ""),
-                ("change.row.updated_at,", ""),
+                ("change.again,", ""),
+                ("row.updated_at, change.digest", "change.digest"),
             ),
         ),
         quiet("youmail", minutes=8, mutations=16),
@@ -952,13 +952,13 @@ CONTENT: dict[str, Plant] = {
         ),
         quiet("ringcentral", minutes=4, mutations=20, reconciles=False),
     ),
-    "sequence_with_gaps": Plant(
-        "The sequence counts what is not told.",
+    "sequence_that_begins_at_one": Plant(
+        "The sequence counts, and begins anew in a table that knows nothing.",
         (
             edit(
                 _DELTA,
                 "_write",
-                ("self._state.seq + len(events)", "self._state.seq + len(events) + 1"),
+                ("max(self._state.seq, decided_ms)", "self._state.seq"),
             ),
         ),
     ),

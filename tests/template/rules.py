@@ -24,7 +24,9 @@ def of_type(template: Template, kind: str) -> dict[str, dict[str, Any]]:
 
 
 def target(reference: Any) -> str:
-    """Logical id that a Ref or GetAtt leads to."""
+    """Logical id that a Ref or GetAtt leads to; of a choice, the stack's own."""
+    if "Fn::If" in reference:
+        reference = reference["Fn::If"][1]
     return str(reference["Ref"] if "Ref" in reference else reference["Fn::GetAtt"][0])
 
 
@@ -62,7 +64,7 @@ def mappings(template: Template) -> Iterator[tuple[str, dict[str, Any], dict[str
 
 
 def statements(document: Any) -> Iterator[dict[str, Any]]:
-    """Yield the statements of a policy as on AWS: where the condition OnAws holds."""
+    """Yield the statements of a policy as on AWS, with a table and a key of the stack's own."""
     yield from _on_aws(document)["Statement"]
 
 
@@ -73,7 +75,7 @@ def _on_aws(node: Any) -> Any:
         return node
     if "Fn::If" in node:
         condition, here, _ = node["Fn::If"]
-        assert condition == "OnAws"
+        assert condition in ("OnAws", "OwnState", "OwnKey")
         return _on_aws(here)
     resolved = {key: _on_aws(one) for key, one in node.items()}
     return {key: one for key, one in resolved.items() if one != NO_VALUE}
@@ -144,7 +146,9 @@ def fifo_is_fast_and_named(template: Template) -> Complaints:
 
 
 def queue_policies_admit_only_the_topic(template: Template) -> Complaints:
-    topic = {"Ref": next(iter(of_type(template, "SNS::Topic")))}
+    # A consumer's template is told the topic.
+    told = "EventsTopicArn" in template["Parameters"]
+    topic = {"Ref": "EventsTopicArn" if told else next(iter(of_type(template, "SNS::Topic")))}
     for name, policy in of_type(template, "SQS::QueuePolicy").items():
         for statement in statements(policy["PolicyDocument"]):
             if statement["Effect"] != "Allow":
@@ -205,9 +209,9 @@ def permissions(template: Template, role: str) -> Iterator[dict[str, Any]]:
     """Yield the statements of a role: its own policies', and those that are attached to it."""
     for policy in of_type(template, "IAM::Role")[role]["Policies"]:
         yield from statements(policy["PolicyDocument"])
-    for attached in of_type(template, "IAM::Policy").values():
-        if role in map(target, attached["Roles"]):
-            yield from statements(attached["PolicyDocument"])
+    for one in template["Resources"].values():
+        if one["Type"] == "AWS::IAM::Policy" and role in map(target, one["Properties"]["Roles"]):
+            yield from statements(one["Properties"]["PolicyDocument"])
 
 
 def roles_are_least(template: Template) -> Complaints:
@@ -343,9 +347,8 @@ def what_is_public_may_do_little(template: Template) -> Complaints:
             granted = set(as_list(statement["Action"]))
             if more := granted - PUBLIC:
                 yield f"{name}: may {sorted(more)}"
-            opened = statement.get("Condition", {}).get("StringEquals", {}).get("Fn::If", [])
-            verifiers = ["OnAws", {"kms:EncryptionContext:account": PUSH}, {"Ref": "AWS::NoValue"}]
-            if "kms:Decrypt" in granted and opened != verifiers:
+            opened = statement.get("Condition", {}).get("StringEquals")
+            if "kms:Decrypt" in granted and opened != {"kms:EncryptionContext:account": PUSH}:
                 yield f"{name}: opens credentials"
 
 
@@ -381,6 +384,38 @@ def state_outlives_the_stack(template: Template) -> Complaints:
             yield f"{name}: not on demand"
         if "TableName" in table:
             yield f"{name}: a new stack would collide with the retained table"
+
+
+#: What may be another stack's, by the condition under which it is our own, and the parameter.
+ADOPTED = {"State": ("OwnState", "StateTable"), "Key": ("OwnKey", "StateKeyArn")}
+
+
+def a_table_and_a_key_can_be_adopted(template: Template) -> Complaints:
+    for name, (condition, parameter) in ADOPTED.items():
+        if template["Resources"][name].get("Condition") != condition:
+            yield f"{name}: is made beside the one that is gone on with"
+        if template["Conditions"].get(condition) != {"Fn::Equals": [{"Ref": parameter}, ""]}:
+            yield f"{condition}: does not say whether {parameter} is given"
+    for section in ("Resources", "Outputs"):
+        for name, one in template[section].items():
+            if _names_our_own(one):
+                yield f"{name}: names our own table or key where another may be gone on with"
+
+
+def _names_our_own(node: Any) -> bool:
+    """Tell whether State or Key is named but as a choice between it and what is adopted."""
+    if isinstance(node, list):
+        return any(map(_names_our_own, node))
+    if not isinstance(node, dict):
+        return False
+    named = node.get("Ref") or (node.get("Fn::GetAtt") or [""])[0]
+    if named in ADOPTED:
+        return True
+    condition, own, other = node.get("Fn::If") or ("", {}, {})
+    for name, (wanted, parameter) in ADOPTED.items():
+        if condition == wanted and target(own) == name:
+            return f"{parameter}" not in json.dumps(other)
+    return any(map(_names_our_own, node.values()))
 
 
 def the_key_is_ours(template: Template) -> Complaints:
@@ -498,6 +533,7 @@ RULES = [
     what_is_public_may_do_little,
     everything_is_encrypted,
     state_outlives_the_stack,
+    a_table_and_a_key_can_be_adopted,
     the_key_is_ours,
     logs_end,
     schedules_are_not_repeated,

@@ -12,6 +12,7 @@ import pytest
 from pollwire.providers import registered
 from pollwire.wiring import Settings
 
+from tests.stack import load
 from tests.template import rules
 from tests.template.expand import ROOT, deployable, template
 
@@ -23,6 +24,53 @@ FOR_POWERTOOLS = {"LOG_LEVEL", "POWERTOOLS_SERVICE_NAME", "POWERTOOLS_METRICS_NA
 @pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: rule.__name__)
 def test_rule_is_kept(rule: Callable[[rules.Template], rules.Complaints]) -> None:
     assert list(rule(TEMPLATE)) == []
+
+
+CONSUMER = load(ROOT / "examples/consumer/template.yaml")
+
+#: Those of a consumer's template; the others are about what it does not have.
+CONSUMER_RULES = [
+    rules.mappings_are_safe,
+    rules.queues_have_dead_letters,
+    rules.fifo_is_fast_and_named,
+    rules.queue_policies_admit_only_the_topic,
+    rules.queues_refuse_plain_http,
+    rules.subscriptions_lose_nothing,
+    rules.roles_are_least,
+    rules.every_function_has_its_own_role,
+    rules.services_act_for_this_account_only,
+    rules.logs_end,
+]
+
+
+@pytest.mark.parametrize("rule", CONSUMER_RULES, ids=lambda rule: rule.__name__)
+def test_the_example_of_a_consumer_keeps_the_rule(
+    rule: Callable[[rules.Template], rules.Complaints],
+) -> None:
+    assert list(rule(CONSUMER)) == []
+
+
+def test_the_example_of_a_consumer_has_an_alarm_for_all_that_may_stand_still() -> None:
+    alarms = rules.of_type(CONSUMER, "CloudWatch::Alarm").values()
+    watched = {(one["MetricName"], rules.target(one["Dimensions"][0]["Value"])) for one in alarms}
+    assert watched == {
+        ("ApproximateNumberOfMessagesVisible", "Dead"),
+        ("ApproximateNumberOfMessagesVisible", "Undelivered"),
+        ("ApproximateAgeOfOldestMessage", "Queue"),
+        ("Errors", "Consumer"),
+    }
+    assert {one["TreatMissingData"] for one in alarms} == {"notBreaching"}
+    assert all(one["AlarmActions"]["Fn::If"][0] == "Alarmed" for one in alarms)
+
+
+def test_the_example_of_a_consumer_runs_what_pollwire_runs() -> None:
+    def pins(path: str) -> set[str]:
+        lines = (ROOT / path).read_text().splitlines()
+        return {line for line in lines if line and not line.startswith("#")}
+
+    assert pins("examples/consumer/consumer/requirements.txt") <= pins(
+        "layers/dependencies/requirements.txt"
+    )
 
 
 WRONG: list[tuple[Callable[[rules.Template], rules.Complaints], str, Any]] = [
@@ -106,6 +154,12 @@ WRONG: list[tuple[Callable[[rules.Template], rules.Complaints], str, Any]] = [
     (rules.state_outlives_the_stack, "Key.UpdateReplacePolicy", "Delete"),
     (rules.state_outlives_the_stack, "State.Properties.PointInTimeRecoverySpecification", None),
     (rules.state_outlives_the_stack, "State.Properties.TableName", "state"),
+    (rules.a_table_and_a_key_can_be_adopted, "State.Condition", None),
+    (rules.a_table_and_a_key_can_be_adopted, "Key.Condition", "OwnState"),
+    (rules.a_table_and_a_key_can_be_adopted, "Events.Properties.KmsMasterKeyId", {"Ref": "Key"}),
+    (rules.a_table_and_a_key_can_be_adopted,
+     "DeltaEntryFunction.Properties.Environment.Variables.TABLE_NAME",
+     {"Fn::If": ["OwnState", {"Ref": "State"}, {"Ref": "AWS::NoValue"}]}),
     (rules.the_key_is_ours, "Key.Properties.EnableKeyRotation", None),
     (rules.the_key_is_ours, "Key.Properties.KeyPolicy.Statement.1.Condition", None),
     (rules.the_key_is_ours, "Key.Properties.KeyPolicy.Statement.2.Condition", None),

@@ -12,6 +12,7 @@ from pollwire.decide import (
     BASELINE,
     LIVE,
     MASS_CONFIRM_S,
+    STATES_MAX,
     Decision,
     decide,
     decide_missing,
@@ -119,7 +120,8 @@ def test_every_unknown_row_is_recorded_whatever_is_said_of_it(shown, mode):
     decision = run([shown], mode=mode)
 
     rev = len(decision.changes)
-    assert decision.records == {"m1": record(shown, rev=rev)}
+    states = {"deleted": 1} if kinds(decision) == ["deleted"] else {}
+    assert decision.records == {"m1": record(shown, rev=rev, states=states)}
 
 
 def test_what_is_recorded_in_the_baseline_is_no_news_afterwards():
@@ -380,7 +382,8 @@ def test_an_older_version_is_believed_when_no_cache_can_hold_it_any_more(after_m
 def test_an_older_version_that_is_believed_becomes_the_record():
     decision = run([OLDER], quarantined(), now_ms=NOW_MS + 20_000)
 
-    assert decision.records["m1"] == record(OLDER, rev=2)
+    after = decision.records["m1"]
+    assert after == record(OLDER, rev=2, states=after.states)
 
 
 def test_an_older_version_that_still_waits_is_not_written_again():
@@ -451,6 +454,56 @@ def test_the_same_history_has_the_same_ids():
     a, b = row(text="A"), row(text="B")
 
     assert uuids(a, b, a) == uuids(a, b, a)
+
+
+TIMED = [row(text="A"), row(at_ms=6000, text="B"), row(at_ms=7000, text="A")]
+UNTIMED = [row(at_ms=0, text=text) for text in "ABC"]
+
+
+@pytest.mark.parametrize("versions", [TIMED, UNTIMED], ids=["timed", "untimed"])
+def test_a_state_has_one_id_whatever_was_seen_before_it(versions):
+    """As after the table was restored: what was in between cannot be seen any more."""
+    first, *others = versions
+
+    whole = uuids(*versions)
+
+    assert uuids(*others) == whole[1:]
+    assert uuids(first, versions[-1]) == [whole[0], whole[-1]]
+    assert uuids(versions[-1]) == whole[-1:]
+
+
+def test_a_deletion_has_one_id_whatever_the_row_was_like():
+    here, later, gone = row(), row(at_ms=6000, text="B"), row(at_ms=7000, deleted=True)
+
+    assert uuids(here, later, gone)[-1] == uuids(here, gone)[-1] == uuids(gone)[-1]
+
+
+HISTORIES = st.lists(st.tuples(st.sampled_from([0, 5000, 6000]), st.sampled_from("ABx")))
+
+
+@quick
+@given(history=HISTORIES)
+def test_no_two_changes_of_a_record_have_one_id(history):
+    """Whatever times it has, and in whichever order: x is a deletion."""
+    composer = Composer("youmail", "acme", "7", "entry", STREAM, "subscription")
+    known: dict[str, Record] = {}
+    found = []
+    for at_ms, text in history:
+        shown = row(at_ms=at_ms, text=text, deleted=text == "x")
+        for wait_ms in (0, 10**6):  # What is older is believed at the second sighting.
+            decision = decide([shown], known, STREAM, LIVE, NOW_MS + wait_ms)
+            known |= decision.records
+            found += [composer.event(one, 1, NOW_MS).uuid for one in decision.changes]
+
+    assert len(set(found)) == len(found)
+
+
+def test_a_record_of_many_states_tells_them_apart_by_their_revision():
+    texts = [str(number) for number in range(STATES_MAX + 5)]
+
+    found = uuids(*[row(at_ms=0, text=text) for text in [*texts, *texts]])
+
+    assert len(set(found)) == len(found) == 2 * len(texts)
 
 
 def test_an_id_used_again_goes_on_counting():
@@ -568,7 +621,9 @@ def test_a_deleted_record_is_kept_so_that_it_goes_on_counting():
 
     decision = missing([], [known])
 
-    assert decision.records == {known.id: replace(known, gone=True, missing_ms=0, rev=5)}
+    (after,) = decision.records.values()
+    assert after == replace(known, gone=True, missing_ms=0, rev=5, states=after.states)
+    assert after.states["deleted"] == 1
 
 
 def test_deletions_are_ordered_by_provider_time():

@@ -36,9 +36,9 @@ def row(**fields) -> Row:
     return Row(**fields)
 
 
-def change(kind="created", rev=1, **fields) -> Change:
+def change(kind="created", rev=1, again=0, **fields) -> Change:
     one = row(**fields)
-    return Change(kind, one, digest(one), rev)
+    return Change(kind, one, digest(one), rev, again)
 
 
 def composer(
@@ -216,10 +216,10 @@ INGREDIENTS = [
     pytest.param({"account": "8"}, {}, id="account"),
     pytest.param({"name": "other"}, {}, id="stream"),
     pytest.param({}, {"id": "m2"}, id="record"),
-    pytest.param({}, {"kind": "updated"}, id="kind of change"),
+    pytest.param({}, {"kind": "deleted"}, id="that it is deleted"),
     pytest.param({}, {"updated_at": "1477500382553.0"}, id="the provider's words for the time"),
     pytest.param({}, {"body": {"text": "ho"}}, id="content"),
-    pytest.param({}, {"rev": 2}, id="revision"),
+    pytest.param({}, {"again": 1}, id="how often it was told before"),
 ]
 
 
@@ -234,6 +234,7 @@ def test_the_id_differs_with_each_ingredient(maker, fields):
         pytest.param({"at_ms": 1}, id="how the time was understood"),
         pytest.param({"extension": "101"}, id="extension"),
         pytest.param({"type": "SMS", "direction": "Inbound"}, id="filters"),
+        pytest.param({"kind": "updated", "rev": 2}, id="what was there before"),
     ],
 )
 def test_the_id_does_not_depend_on(fields):
@@ -246,6 +247,13 @@ def test_the_id_depends_on_no_clock_and_no_sequence():
     assert later.uuid == event().uuid
 
 
+def test_the_id_depends_on_the_epoch_that_an_event_is_of():
+    found = [composer().event(change(), 7, DECIDED_MS, epoch).uuid for epoch in (0, 1, 2, 7)]
+
+    assert len(set(found)) == 3
+    assert found[0] == found[3], "it was told before that one began"
+
+
 def test_the_id_does_not_depend_on_the_deployment():
     """A table restored into another stack must repeat itself with equal ids."""
     assert event(maker=composer(subscription="another")).uuid == event().uuid
@@ -253,7 +261,7 @@ def test_the_id_does_not_depend_on_the_deployment():
 
 def test_the_id_is_the_same_in_every_version():
     """A new id for an old change is a duplicate for every subscriber: SCHEMA_MAJOR says so."""
-    assert event().uuid == "77bbb48d-a7d0-552a-a9e1-f13599f928fa"
+    assert event().uuid == "200113f0-1ec1-57f1-89a9-d7848234932a"
 
 
 @pytest.mark.parametrize(

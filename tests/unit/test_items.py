@@ -31,7 +31,22 @@ CONNECTION = Connection(
     credential=b"\x00sealed",
 )
 RECORD = Record(
-    "m1", 3, "d" * 32, "2026", 5, True, 6, "b" * 32, 7, "Fax", "Inbound", "101", 2, {"from": ["+1"]}
+    "m1",
+    3,
+    "d" * 32,
+    "2026",
+    5,
+    True,
+    6,
+    "b" * 32,
+    7,
+    "Fax",
+    "Inbound",
+    "101",
+    2,
+    {"from": ["+1"]},
+    {"deleted": 2},
+    {"hue": {"S": "red"}},
 )
 EVENT = Event("uuid-1", '{"a": "é"}', {"stream": "entry"}, "GROUP", "entity")
 DRAIN = Drain("live", 1000, "token", "page 2", 2000, 3000, True, True)
@@ -138,11 +153,25 @@ def test_a_credential_is_not_shown():
     ],
 )
 def test_a_stream_is_read_as_it_was_written(state):
-    assert items.read_stream(written(state)) == state
+    assert items.read_stream(written(state), "table") == state
+
+
+@pytest.mark.parametrize("table", ["table", "another"])
+def test_a_stream_knows_the_table_that_it_was_written_in(table):
+    assert items.read_stream(written(STATE), table).is_restored is (table == "another")
+
+
+def test_a_stream_that_was_restored_says_so_until_it_was_read_to_its_end():
+    restored = items.read_stream(written(STATE), "another")
+    part = written(replace(restored, version=5), written(STATE))
+    whole = written(replace(restored, version=6, is_restored=False, epoch=9), part)
+
+    assert items.read_stream(part, "another").is_restored
+    assert items.read_stream(whole, "table").epoch == 9
 
 
 def test_a_stream_never_written_starts_at_version_zero():
-    assert items.read_stream(items.key("stream#a", "cursor")) == StreamState()
+    assert items.read_stream(items.key("stream#a", "cursor"), "table") == StreamState()
 
 
 def test_what_is_over_is_removed():
@@ -151,7 +180,7 @@ def test_what_is_over_is_removed():
     item = written(over, written(STATE))
 
     assert {"drain", "outbox"}.isdisjoint(item)
-    assert items.read_stream(item) == over
+    assert items.read_stream(item, "table") == over
 
 
 def test_attributes_of_a_newer_version_survive_an_update():
@@ -160,7 +189,17 @@ def test_attributes_of_a_newer_version_survive_an_update():
     after = written(replace(STATE, version=5), item)
 
     assert after["colour"] == {"S": "blue"}
-    assert items.read_stream(after) == replace(STATE, version=5)
+    assert items.read_stream(after, "table") == replace(STATE, version=5)
+
+
+def test_attributes_of_a_newer_version_survive_a_record_that_is_written_anew():
+    item = {**items.record_item(RECORD), **items.key("s", "r#m1"), "colour": {"S": "blue"}}
+
+    after = items.record_item(replace(items.read_record(item), rev=4))
+
+    assert after["colour"] == {"S": "blue"}
+    assert after["rev"] == {"N": "4"}
+    assert not {"pk", "sk"} & after.keys()
 
 
 @pytest.mark.parametrize(
@@ -193,7 +232,7 @@ events = st.builds(Event, texts, texts, st.dictionaries(texts, texts, max_size=4
 def test_the_outbox_is_read_as_it_was_written(outbox):
     state = replace(STATE, outbox=outbox)
 
-    assert items.read_stream(written(state)).outbox == outbox
+    assert items.read_stream(written(state), "table").outbox == outbox
 
 
 def test_a_full_outbox_fits_an_item():
@@ -285,7 +324,8 @@ def test_every_field_of_a_record_is_written():
 def test_attributes_of_a_newer_version_do_not_disturb_a_record():
     item = {**items.key("p", "r#m1"), **items.record_item(RECORD), "colour": {"S": "blue"}}
 
-    assert items.read_record(item) == RECORD
+    read = items.read_record(item)
+    assert read == replace(RECORD, more={**RECORD.more, "colour": {"S": "blue"}})
 
 
 # Decisions that one transaction holds

@@ -2,14 +2,20 @@
 What changed? Rows as the provider lists them, beside records as we last saw them.
 
 Pure: the clock, the rows and the records come in, changes and records go out.
+
+A change is known by the state that it leads to, and by how often its record was told to be in that
+state before. So it is the same change when it is decided once more from older records, as after
+the table was restored, whatever was told in between; and a state that comes back is another one.
+States are remembered as long as the provider's time does not tell them apart.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from pollwire.events import digest
+from pollwire.events import canonical, digest
 from pollwire.model import Change, Record, Row, Start, Stream
 
 #: So many rows may be missing from a full listing at once, or this share of all, and be believed at
@@ -17,6 +23,12 @@ from pollwire.model import Change, Record, Row, Start, Stream
 MISSING_MAX = 10
 MISSING_SHARE_MAX = 0.2
 MASS_CONFIRM_S = 3600
+
+#: States of one record that are remembered; of a record with more, a change is its revision.
+STATES_MAX = 20
+
+#: Among the states of a record: it was deleted; its time went back; some are not remembered.
+DELETED, EARLIER, FORGOTTEN = "deleted", "earlier", "forgotten"
 
 BASELINE = "baseline"  # record what there is, say nothing
 BACKFILL = "backfill"  # say of everything there is that it was created
@@ -116,9 +128,12 @@ def decide(
         else:
             kind = _kind(old, row, mode)
             rev = (old.rev if old else 0) + bool(kind)
-            written[row.id] = _record(row, content, rev)
+            states, more = (_states(old, row.at_ms), old.more) if old else ({}, {})
             if kind:
-                changes.append(Change(kind, row, content, rev))
+                state = DELETED if row.deleted else _state(row.updated_at, content)
+                again, states = _tell(states, state, rev)
+                changes.append(Change(kind, row, content, rev, again))
+            written[row.id] = replace(_record(row, content, rev), states=states, more=more)
     return Decision(tuple(changes), written, unsettled)
 
 
@@ -147,9 +162,12 @@ def decide_missing(
         if not record.missing_ms:
             written[record.id] = replace(record, missing_ms=now_ms)
         elif now_ms - record.missing_ms >= confirm_ms:
-            change = _deletion(record)
+            again, states = _tell(_states(record, record.at_ms), DELETED, record.rev + 1)
+            change = _deletion(record, again)
             changes.append(change)
-            written[record.id] = replace(record, gone=True, missing_ms=0, rev=change.rev)
+            written[record.id] = replace(
+                record, gone=True, missing_ms=0, rev=change.rev, states=states
+            )
     unsettled = len(absent) > len(changes)
     return Decision(tuple(changes), written, unsettled, len(absent) - len(changes) if mass else 0)
 
@@ -183,6 +201,38 @@ def _kind(old: Record | None, row: Row, mode: str) -> str:
         silent = old.gone if old else mode == BACKFILL or not row.at_ms
         return "" if silent else "deleted"
     return "updated" if old and not old.gone else "created"
+
+
+def _state(updated_at: str, content: str) -> str:
+    return hashlib.sha256(canonical([updated_at, content]).encode()).hexdigest()[:8]
+
+
+def _states(old: Record, at_ms: int) -> dict[str, int]:
+    """Say which states of a record were told that it may be in again, now or later."""
+    told = dict(old.states)
+    if old.rev and not old.gone:
+        told.setdefault(_state(old.updated_at, old.digest), 1)
+    known = sum(times for state, times in told.items() if state not in (EARLIER, FORGOTTEN))
+    if at_ms < old.at_ms:
+        told[EARLIER if known == old.rev else FORGOTTEN] = 1
+    if len(told) > STATES_MAX:
+        told[FORGOTTEN] = 1
+    is_later = at_ms > old.at_ms and EARLIER not in told
+    if is_later or FORGOTTEN in told:
+        # A time later than all before tells what is now from all that was.
+        told = {state: times for state, times in told.items() if state in (DELETED, FORGOTTEN)}
+    return told
+
+
+def _tell(told: dict[str, int], state: str, rev: int) -> tuple[int, dict[str, int]]:
+    """Say how often a state was told before, and remember it where it may be told again."""
+    if state != DELETED and FORGOTTEN in told:
+        return -rev, told
+    again = told.get(state, 0)
+    # Else it is remembered as what its record says, until that changes.
+    if state == DELETED or told.keys() - {DELETED, FORGOTTEN}:
+        told = {**told, state: again + 1}
+    return again, told
 
 
 def _beside(
@@ -222,7 +272,7 @@ def _record(row: Row, content: str, rev: int) -> Record:
     )
 
 
-def _deletion(record: Record) -> Change:
+def _deletion(record: Record, again: int) -> Change:
     row = Row(
         id=record.id,
         updated_at=record.updated_at,
@@ -233,4 +283,4 @@ def _deletion(record: Record) -> Change:
         direction=record.direction,
         extension=record.extension,
     )
-    return Change("deleted", row, record.digest, record.rev + 1)
+    return Change("deleted", row, record.digest, record.rev + 1, again)

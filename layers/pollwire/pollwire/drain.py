@@ -279,6 +279,8 @@ class Delta:
         if listed is not None:
             missing = decide.decide_missing(listed, records, self._stream, drain.began_ms)
             self._counts["held"] += missing.held
+        if state.is_restored and self._answers_for_all(drain, missing):
+            state = replace(state, is_restored=False)
         self._ask_again(missing, drain.news)
         self._write(decision.joined(missing), self._bad_rows(pages), state)
         if drain.full and self._stream.reconcile_s:
@@ -287,6 +289,11 @@ class Delta:
         # What differs may be newer than the mark that led here, and be back where it was before the
         # next check: that would see nothing. So a mark goes with a drain that finds nothing new.
         return drain.unsettled or missing.unsettled or drain.news
+
+    def _answers_for_all(self, drain: Drain, missing: decide.Decision) -> bool:
+        """Tell whether all that changed since the cursor was written is told with this drain."""
+        is_whole = drain.full or not self._stream.reconcile_s
+        return is_whole and not (drain.unsettled or missing.unsettled)
 
     def _ask_again(self, missing: decide.Decision, news: bool) -> None:
         """
@@ -341,19 +348,26 @@ class Delta:
         bad = list(bad_rows.items())
         for first in range(0, len(bad), PUTS_MAX):
             self._commit(self._state, bad_rows=dict(bad[first : first + PUTS_MAX]))
-        chunks = list(event_chunks(self._pairs(decision), PUTS_MAX)) or [([], [])]
+        decided_ms = self._world.clock()
+        # Not below the clock: what was told before the table was restored had lower numbers, too.
+        seq = max(self._state.seq, decided_ms)
+        pairs = self._pairs(decision, seq + 1, decided_ms)
+        chunks = list(event_chunks(pairs, PUTS_MAX)) or [([], [])]
         for number, (events, records) in enumerate(chunks, start=1):
             next_state = after if number == len(chunks) else self._state
-            seq = self._state.seq + len(events)
+            seq += len(events)
+            if self._state.is_restored and not next_state.is_restored:
+                next_state = replace(next_state, epoch=seq)
             self._commit(replace(next_state, outbox=tuple(events), seq=seq), records)
             self._publish_outbox()
 
-    def _pairs(self, decision: decide.Decision) -> Iterator[tuple[Event | None, Record]]:
-        decided_ms = self._world.clock()
+    def _pairs(
+        self, decision: decide.Decision, first: int, decided_ms: int
+    ) -> Iterator[tuple[Event | None, Record]]:
         told = set()
-        for sequence, change in enumerate(decision.changes, start=self._state.seq + 1):
+        for sequence, change in enumerate(decision.changes, start=first):
             told.add(change.row.id)
-            event = self._composer.event(change, sequence, decided_ms)
+            event = self._composer.event(change, sequence, decided_ms, self._state.epoch)
             yield event, decision.records[change.row.id]
             self._counts[change.kind] += 1
         for identity, record in decision.records.items():

@@ -23,7 +23,7 @@ from urllib.parse import urlencode
 
 from pollwire.model import Change, Event, Row, Stream
 
-SCHEMA_MAJOR: Final = 1
+SCHEMA_MAJOR: Final = 2
 NAMESPACE: Final = uuid.UUID("6f0f3a3e-4f0b-5d53-9a52-70c1f0d6a7b4")
 
 #: SNS takes 256 KiB a message, attributes included; eight attributes and their names stay below 4.
@@ -86,7 +86,7 @@ class Composer:
         self._subscription = subscription
         self._group = group_id(connection, account, name)
 
-    def event(self, change: Change, sequence: int, decided_ms: int) -> Event:
+    def event(self, change: Change, sequence: int, decided_ms: int, epoch: int = 0) -> Event:
         """
         Make the event of a change.
 
@@ -94,6 +94,8 @@ class Composer:
             sequence: Its number within the account's stream, rising.
 
             decided_ms: The instant of the decision, our clock.
+
+            epoch: See :class:`pollwire.items.StreamState`.
         """
         row = change.row
         told = {
@@ -116,7 +118,7 @@ class Composer:
             content = {name: value for name, value in row.body.items() if name != "id"}
         # A row may spell what is told in its own way; its own sequence does not hide ours.
         body = {**told, **ours, **content, **ours}
-        identity = self._uuid(change)
+        identity = self._uuid(change, epoch if sequence > epoch else 0)
         envelope = {
             "uuid": identity,
             "event": self._path(row),
@@ -138,12 +140,17 @@ class Composer:
             entity=hashlib.sha256(row.id.encode()).hexdigest()[:32],
         )
 
-    def _uuid(self, change: Change) -> str:
+    def _uuid(self, change: Change, epoch: int) -> str:
         """
         Derive the id that never varies for one change.
 
-        The revision before the change tells a state that came back from the one it was before.
+        It depends on the state that the change leads to, not on the one before: from an older
+        table it is decided once more under the same id. What tells a state that came back from the
+        one it was before is how often it was told; and, as a restored table may have forgotten
+        that, since when it knows better.
         """
+        row = change.row
+        state = [change.kind] if change.kind == "deleted" else [row.updated_at, change.digest]
         name = canonical(
             [
                 SCHEMA_MAJOR,
@@ -151,11 +158,10 @@ class Composer:
                 self._connection,
                 self._account,
                 self._name,
-                change.row.id,
-                change.kind,
-                change.row.updated_at,
-                change.digest,
-                change.rev - 1,
+                row.id,
+                *state,
+                change.again,
+                *([epoch] if epoch else []),
             ]
         )
         return str(uuid.uuid5(NAMESPACE, name))

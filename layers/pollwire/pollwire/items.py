@@ -200,6 +200,11 @@ class StreamState:
         failures: Deltas in a row that failed.
 
         not_before_ms: It is left alone until then.
+
+        is_restored: What is known of it was written in another table, which this one was restored
+            from, and it was not read to its end since.
+
+        epoch: Number of the last event until it was; 0 for a stream that never was restored.
     """
 
     version: int = 0
@@ -213,6 +218,8 @@ class StreamState:
     reconciled_ms: int = 0
     failures: int = 0
     not_before_ms: int = 0
+    is_restored: bool = False
+    epoch: int = 0
 
 
 def listed_name(stream: str) -> str:
@@ -248,8 +255,8 @@ def _read_int(item: Item, name: str) -> int:
     return int(item[name]["N"]) if name in item else 0
 
 
-def _read_map(item: Item, name: str) -> Mapping[str, str]:
-    parsed: Mapping[str, str] = json.loads(item[name]["S"]) if name in item else NOTHING
+def _read_map(item: Item, name: str) -> Mapping[str, Any]:
+    parsed: Mapping[str, Any] = json.loads(item[name]["S"]) if name in item else NOTHING
     return parsed
 
 
@@ -384,7 +391,7 @@ def read_listing(item: Item, shard: int) -> Listing:
     return Listing(item["sk"]["S"], shard, standing, _read_text(item, "trouble"))
 
 
-def read_stream(item: Item) -> StreamState:
+def read_stream(item: Item, table: str) -> StreamState:
     return StreamState(
         version=_read_int(item, "version"),
         reached_ms=_read_int(item, "reached"),
@@ -397,7 +404,14 @@ def read_stream(item: Item) -> StreamState:
         seq=_read_int(item, "seq"),
         failures=_read_int(item, "failures"),
         not_before_ms=_read_int(item, "not_before"),
+        is_restored=_read_text(item, "home") not in ("", _home(table)),
+        epoch=_read_int(item, "epoch"),
     )
+
+
+def _home(table: str) -> str:
+    """Name the table that an item is written in, as short as will do: items are paid by size."""
+    return f"{zlib.crc32(table.encode()):08x}"
 
 
 def cursor_update(table: str, pk: str, old: StreamState, new: StreamState) -> dict[str, Any]:
@@ -411,6 +425,10 @@ def cursor_update(table: str, pk: str, old: StreamState, new: StreamState) -> di
         "reconciled_at": number(new.reconciled_ms),
         "seq": number(new.seq),
     }
+    if not new.is_restored:
+        values["home"] = text(_home(table))
+    if new.epoch:
+        values["epoch"] = number(new.epoch)
     if new.drain:
         values["drain"] = text(json.dumps(asdict(new.drain)))
     if new.outbox:
@@ -454,6 +472,15 @@ def _known(noun: type[Noun], written: dict[str, Any]) -> Noun:
     return noun(**{name: value for name, value in written.items() if name in names})
 
 
+#: Attributes of a record that this version of the code knows.
+_OF_RECORD = frozenset(
+    {
+        *("pk", "sk", "full_id", "rev", "digest", "updated_at", "at_ms", "gone", "missing_at"),
+        *("back_digest", "back_at", "kind", "direction", "extension", "grade", "keep", "states"),
+    }
+)
+
+
 def read_record(item: Item) -> Record:
     return Record(
         id=_read_text(item, "full_id") or item["sk"]["S"].removeprefix("r#"),
@@ -470,11 +497,17 @@ def read_record(item: Item) -> Record:
         extension=_read_text(item, "extension"),
         rank=_read_int(item, "grade"),
         keep=_read_map(item, "keep"),
+        states=_read_map(item, "states"),
+        more={name: item[name] for name in item.keys() - _OF_RECORD},
     )
 
 
 def record_item(record: Record) -> dict[str, Any]:
-    """Write a record without its keys; what says nothing is left out, as items are paid by size."""
+    """
+    Write a record without its keys; what says nothing is left out, as items are paid by size.
+
+    What a newer version of this code has written stays.
+    """
     texts = {
         "digest": record.digest,
         "updated_at": record.updated_at,
@@ -483,6 +516,7 @@ def record_item(record: Record) -> dict[str, Any]:
         "direction": record.direction,
         "extension": record.extension,
         "keep": json.dumps(dict(record.keep)) if record.keep else "",
+        "states": json.dumps(dict(record.states)) if record.states else "",
         "full_id": "" if record_sk(record.id) == f"r#{record.id}" else record.id,
     }
     numbers = {
@@ -492,7 +526,7 @@ def record_item(record: Record) -> dict[str, Any]:
         "back_at": record.back_ms,
         "grade": record.rank,
     }
-    item: dict[str, Any] = {name: text(value) for name, value in texts.items() if value}
+    item = {**record.more} | {name: text(value) for name, value in texts.items() if value}
     item |= {name: number(value) for name, value in numbers.items() if value}
     if record.gone:
         item["gone"] = {"BOOL": True}

@@ -653,6 +653,10 @@ class Record:
         rank: As :attr:`Row.rank`.
 
         keep: As :attr:`Row.keep`.
+
+        states: How often those were told that it may come back to; see :mod:`pollwire.decide`.
+
+        more: Attributes of its item that this version of the code does not know.
     """
 
     id: str
@@ -669,6 +673,8 @@ class Record:
     extension: str = ""
     rank: int = 0
     keep: Mapping[str, Any] = field(default_factory=_nothing, repr=False)
+    states: Mapping[str, int] = field(default_factory=lambda: {})
+    more: Mapping[str, Any] = field(default_factory=_nothing, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -680,12 +686,15 @@ class Change:
         kind: ``created``, ``updated`` or ``deleted``.
 
         rev: Revision of the record with this change in it: 1 for the first.
+
+        again: How often the same was told of the record before; below 0 if that is not known.
     """
 
     kind: str
     row: Row
     digest: str
     rev: int
+    again: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ One DynamoDB table.
     stream#<connection>#<account>#<stream>
                              cursor     version, reached, previous, place, drain, outbox,
                                         seq, drained_at, reconciled_at, trouble, trouble_at,
-                                        failures, not_before
-                             r#<id>     rev, digest, updated_at, at_ms, gone, missing_at, ...
+                                        failures, not_before, home, epoch
+                             r#<id>     rev, digest, updated_at, at_ms, gone, missing_at, states,
+                                        ...
                              q#<key>    reason, seen_at: a row that cannot be read
 
 Instants are numbers of milliseconds. No attribute bears one of DynamoDB's reserved words, so that
@@ -575,7 +576,7 @@ class State:
     def stream(self, job: DeltaJob) -> StreamState:
         """Read how far a stream has come, consistent."""
         item = self._get(_stream_pk(job), "cursor")
-        return read_stream(item) if item else StreamState()
+        return read_stream(item, self._table) if item else StreamState()
 
     def records(self, job: DeltaJob, ids: Collection[str]) -> dict[str, Record]:
         """Read the records of some ids, consistent; unknown ids are missing."""
