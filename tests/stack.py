@@ -135,8 +135,10 @@ def create(clients: Callable[[str], Any]) -> dict[str, str]:
 
 
 def _named(value: Mapping[str, Any]) -> str:
-    """Name the resource that a ``Ref`` or a ``GetAtt`` is of."""
-    (named,) = value.values()
+    """Name the resource that a ``Ref`` or a ``GetAtt`` is of, whatever it depends on."""
+    ((function, named),) = value.items()
+    if function == "Fn::If":
+        return _named(named[1])
     return str(named if isinstance(named, str) else named[0])
 
 

@@ -4,6 +4,9 @@ The operator's command, for a deployed stack.
     app            the command and its parts; what becomes of an error
     connections    pollwire connections ...
     accounts       pollwire accounts ...
+    status         pollwire status: lag, troubles, queues
+    recent         what the functions told lately, read from their lines
+    logs           those lines, fetched within bounds
     subscriptions  pollwire subscribe, unsubscribe, subscriptions
     tail           pollwire tail: events as they are published
     redrive        pollwire redrive: dead letters, moved back

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import typer
 
-from pollwire_cli import accounts, connections, doctor, redrive, subscriptions, tail
+from pollwire_cli import accounts, connections, doctor, redrive, status, subscriptions, tail
 
 # A traceback with the values of variables could show a secret.
 app = typer.Typer(
@@ -21,3 +21,4 @@ app.add_typer(subscriptions.app)
 app.add_typer(tail.app)
 app.add_typer(redrive.app)
 app.add_typer(doctor.app)
+app.add_typer(status.app)

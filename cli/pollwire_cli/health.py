@@ -259,6 +259,8 @@ def version(session: Session) -> Said:
 def functions(session: Session) -> Said:
     """Are all functions there, and able to run?"""
     names, wrong = function_names(session.name), []
+    if session.push_url():
+        names.append(f"{session.name}-push")
     client = session.client("lambda")
     for name in names:
         try:
@@ -284,7 +286,7 @@ def _complaints(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def function_names(name: str) -> list[str]:
-    """Name a stack's functions."""
+    """Name a stack's functions, but for the one that takes notifications."""
     workers = [one.removesuffix(".fifo").removeprefix(name) for one in job_queues(name)]
     stages = (("-checks-", "-check-"), ("-deltas-", "-delta-"))
     named = [one.replace(*stage) for stage in stages for one in workers if one.startswith(stage[0])]

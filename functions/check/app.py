@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities import batch
 from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pollwire import pipeline
-from pollwire.batches import count, report
+from pollwire.batches import Metrics, report, tell_check
 from pollwire.queues import read_check
 from pollwire.wiring import world
 
@@ -22,8 +22,7 @@ processor = batch.BatchProcessor(batch.EventType.SQS, raise_on_entire_batch_fail
 def check(record: SQSRecord) -> None:
     job = read_check(record.body)
     counts = pipeline.check(world(), job)
-    logger.info("checked", connection=job.connection, number=job.shard, counts=counts)
-    count(metrics, counts)
+    tell_check(logger, metrics, job, counts)
 
 
 @logger.inject_lambda_context

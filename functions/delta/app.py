@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities import batch
 from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pollwire import pipeline
-from pollwire.batches import count, report
+from pollwire.batches import Metrics, report, tell_delta
 from pollwire.queues import read_delta
 from pollwire.wiring import world
 
@@ -23,8 +23,7 @@ processor.raise_on_entire_batch_failure = False
 def delta(record: SQSRecord, lambda_context: LambdaContext) -> None:
     job = read_delta(record.body)
     counts = pipeline.delta(world(), job, lambda_context.get_remaining_time_in_millis)
-    logger.info("drained", account=job.account, stream_name=job.stream, counts=counts)
-    count(metrics, counts)
+    tell_delta(logger, metrics, job, counts)
 
 
 @logger.inject_lambda_context

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pollwire import push
-from pollwire.batches import count
+from pollwire.batches import Metrics, count
 from pollwire.wiring import world
 
 logger = Logger()

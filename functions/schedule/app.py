@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pollwire import pipeline
-from pollwire.batches import count
+from pollwire.batches import Metrics, count
 from pollwire.due import MINUTE_MS
+from pollwire.events import iso
 from pollwire.wiring import world
 
 logger = Logger()
@@ -19,8 +20,9 @@ metrics = Metrics()
 @logger.inject_lambda_context
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: LambdaContext) -> None:
-    counts = pipeline.schedule(world(), _minute_ms(event))
-    logger.info("scheduled", counts=counts)
+    minute_ms = _minute_ms(event)
+    counts = pipeline.schedule(world(), minute_ms)
+    logger.info("scheduled", minute=iso(minute_ms), counts=counts)
     count(metrics, counts)
 
 

@@ -321,6 +321,6 @@ def _fixed(pieces: Pieces, load: Load) -> Usage:
         # DynamoDB's for each role; SNS's twice for each that publishes.
         "kms.requests": (2 + working + 2 * working) * MONTH_S / DATA_KEY_S,
         "kms.keys": kinds.count("AWS::KMS::Key"),
-        "metrics.metrics": sum(stage in stages for _, stage in pieces.metrics),
+        "metrics.metrics": sum(where[0] in stages for _, *where in pieces.metrics),
         "metrics.alarms": kinds.count("AWS::CloudWatch::Alarm"),
     }

@@ -45,7 +45,7 @@ class Pieces:
 
         record_bytes: What it holds more for each change.
 
-        metrics: Custom metrics that were written: name and service.
+        metrics: Custom metrics that were written: name, service, and what else it is kept by.
     """
 
     tick: Usage

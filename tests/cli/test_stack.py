@@ -157,6 +157,7 @@ def test_these_are_the_commands():
         *(("accounts", word) for word in accounts),
         ("doctor",),
         ("redrive",),
+        ("status",),
         ("subscribe",),
         ("subscriptions",),
         ("tail",),

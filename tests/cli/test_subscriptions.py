@@ -315,7 +315,9 @@ def test_the_queues_of_jobs_are_those_of_the_template():
     names = [
         one["Properties"]["FunctionName"]["Fn::Sub"]
         for one in resources
-        if one["Type"] == "AWS::Serverless::Function" and "Checks" in one["Properties"]["Events"]
+        if one["Type"] == "AWS::Serverless::Function"
+        and "Checks" in one["Properties"].get("Events", {})
+        and "Checks" in one["Properties"].get("Events", {})
     ]
 
     assert len([one for one in job_queues("pollwire") if "-checks-" in one]) == len(names)

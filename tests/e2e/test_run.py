@@ -12,7 +12,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from pollwire.registry import Registry
 from pollwire.secrets import PUSH, Sealer
+from pollwire_cli.app import app
+from typer.testing import CliRunner
 
 from local.board import EVENTS_MAX, Board
 from local.demo import ACCOUNTS, NEW_ACCOUNT, SEED_ACCOUNT, Activity, now_ms
@@ -75,6 +78,9 @@ def test_every_change_arrives_once_as_its_event_and_a_filter_lets_its_part_throu
         shown = _shown(board)
         wanted = [event for event in received if event["body"]["stream"] == "contact"]
         filtered = _receive(contacts, len(wanted))
+        changes = Counter(event["body"]["provider"] for event in received)
+        status = _status(stack, monkeypatch, changes)
+        dashboard = stack.client("cloudwatch").get_dashboard(DashboardName=STACK)
         _see_what_operators_see(stack)
         _notify(stack)
         _see_what_is_refused(stack)
@@ -112,6 +118,15 @@ def test_every_change_arrives_once_as_its_event_and_a_filter_lets_its_part_throu
     told = [record_of(event["body"]) for event in received if event["body"]["change"] == "created"]
     assert not [one for one in told if before & {one.get("name"), one.get("subject")}]
     assert _identity(json.loads(watched)) in map(_identity, received)
+    seen = {one["provider"]: one for one in status["providers"]}
+    assert seen.keys() == stack.simulators.keys()
+    for name, one in seen.items():
+        assert 0 < one["lag_p50_ms"] <= one["lag_p99_ms"] < 1000 * ARRIVED_S, name
+        assert one["unchanged"] <= one["polls"], name
+    assert {name: one["changes"] for name, one in seen.items()} == changes
+    assert not [note for note in status["notes"] if "not allowed" in note or "missing" in note]
+    assert json.loads(dashboard["DashboardBody"])["widgets"]
+    assert stack.outputs["DashboardUrl"].endswith(f"#dashboards/dashboard/{STACK}")
     # SNS keeps the order of an account, not that of accounts.
     assert len(wanted) == 2
     assert sorted(map(_identity, filtered)) == sorted(map(_identity, wanted))
@@ -181,6 +196,22 @@ def _receive(follower: Follower, count: int) -> list[dict[str, Any]]:
     while len(events) < count and time.monotonic() < deadline_s:
         events += map(json.loads, follower.receive())
     return [*events, *map(json.loads, follower.receive())]
+
+
+def _status(stack: Stack, monkeypatch: pytest.MonkeyPatch, told: Mapping[str, int]) -> Any:
+    """Ask `pollwire status`, as an operator does, until the last function's log is there."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", stack.endpoint)
+    monkeypatch.setenv("AWS_REGION", REGION)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCOUNT)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    deadline_s = time.monotonic() + ARRIVED_S
+    while True:
+        answer = CliRunner().invoke(app, ["status", "--json", "--stack", STACK])
+        assert answer.exit_code == 0, answer.output
+        found = json.loads(answer.stdout)
+        counted = {one["provider"]: one["changes"] for one in found["providers"]}
+        if counted == told or time.monotonic() > deadline_s:
+            return found
 
 
 def _notify(stack: Stack) -> None:

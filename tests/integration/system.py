@@ -9,6 +9,7 @@ clock that Pollwire sees is the test's own.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -58,6 +59,8 @@ class Http:
     Attributes:
         asked: Every request that was sent.
 
+        tally: As the real one's.
+
         simulators: Of other providers, by their host.
 
         on_request: Called with each before it is answered; what it raises is the answer.
@@ -65,6 +68,7 @@ class Http:
 
     def __init__(self, hosts: Hosts, simulator: YouMail, clock: Clock) -> None:
         self.asked: list[Request] = []
+        self.tally: Counter[str] = Counter()
         self.on_request: Callable[[Request], None] = lambda request: None
         self.simulators: dict[str, Any] = {}
         self._hosts = hosts
@@ -74,6 +78,7 @@ class Http:
     def fetch(self, request: Request) -> Response:
         host = self._hosts.admit(request).host
         self.asked.append(request)
+        self.tally["requests"] += 1
         self.on_request(request)
         url = urlsplit(request.url)
         query = dict(parse_qsl(url.query)) | dict(request.query)
@@ -133,6 +138,8 @@ class Http:
         if request.budget in used_up:
             raise Unasked("the budget is used up")
         answer = self.fetch(request)
+        if answer.status == 304:
+            self.tally["not_modified"] += 1
         if answer.spent_s:
             used_up[request.budget] = answer.spent_s
         return answer

@@ -102,7 +102,7 @@ def test_a_credential_that_does_not_open_is_counted_and_told(ann, logs):
     assert ann.poll() == 0
 
     assert ann.said() == [("contact", "created", contact)]
-    assert {"misconfigured": 1} in [line.get("counts") for line in logs()]
+    assert {"jobs": 1, "kms": 1, "misconfigured": 1} in [line.get("counts") for line in logs()]
 
 
 @pytest.mark.parametrize("path", ["/vm/poll", "/api/v4"])

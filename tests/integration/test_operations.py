@@ -27,9 +27,13 @@ def metrics_of(capsys):
     """Metrics in embedded format, by name."""
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
     for line in lines:
-        (directive,) = line["_aws"]["CloudWatchMetrics"]
-        assert directive["Namespace"] == "Pollwire"
-        assert directive["Dimensions"] == [["service"]]
+        every, *some = line["_aws"]["CloudWatchMetrics"]
+        assert every["Namespace"] == "Pollwire"
+        assert every["Dimensions"] == [["service"]]
+        for directive in some:
+            (dimensions,) = directive["Dimensions"]
+            assert [line[name] for name in dimensions]
+            assert all(metric in every["Metrics"] for metric in directive["Metrics"])
     return [
         {name: value[0] for name, value in line.items() if isinstance(value, list)}
         | {"service": line["service"]}

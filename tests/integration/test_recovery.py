@@ -301,7 +301,7 @@ def test_what_a_later_version_writes_survives_this_one(taken_over):
         system.simulator.update_contact(identity, firstName="Zoe")
     (voicemail, *_) = system.records("entry")
     system.simulator.trash(voicemail)
-    system.world.state.put_connection(system.world.state.connection("shop"))
+    system.registry.put_connection(system.world.state.connection("shop"))
     system.rest()
 
     after = system.table()
@@ -350,7 +350,7 @@ def test_a_rotated_credential_is_used_at_once_and_the_old_one_is_tried_once(ann)
     sealed = ann.world.sealer.seal(
         {"username": ann.simulator._accounts[ANN].username, "password": "another"}, "shop", ANN
     )
-    assert ann.world.state.replace_credential(ann.world.state.connection("shop"), ANN, sealed)
+    assert ann.registry.replace_credential(ann.world.state.connection("shop"), ANN, sealed)
     ann.poll(900)
     ann.rest()
 

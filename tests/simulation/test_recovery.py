@@ -217,7 +217,7 @@ class Rotating(Meanwhile):
         pollwire = self.pollwire()
         for connection in self.upstream.connections():
             sealed = pollwire.sealer.seal(self.new, connection.name, self.member.id)
-            assert pollwire.state.replace_credential(connection, self.member.id, sealed)
+            assert self.lambdas.registry().replace_credential(connection, self.member.id, sealed)
 
 
 def story(provider, seed):
@@ -241,9 +241,8 @@ class Removing(Meanwhile):
     def act(self):
         (member,) = self.upstreams[0].members
         self.removed = member.id
-        pollwire = self.pollwire()
         for connection in self.upstreams[0].connections():
-            assert pollwire.state.remove_account(connection, member.id)
+            assert self.lambdas.registry().remove_account(connection, member.id)
 
     def come_back(self):
         """Let things happen that nobody asks for, then register the account once more."""
@@ -273,10 +272,10 @@ class Leaving(Removing):
     def act(self):
         (self.connection,) = self.upstreams[0].connections()
         self.removed = self.upstreams[0].members[0].id
-        self.pollwire().state.remove_connection(self.connection)
+        self.lambdas.registry().remove_connection(self.connection)
 
     def _return(self, upstream, member):
-        self.pollwire().state.put_connection(self.connection)
+        self.lambdas.registry().put_connection(self.connection)
         super()._return(upstream, member)
 
 

@@ -59,8 +59,9 @@ def _look_up(node: Any, mappings: dict[str, Any]) -> Any:
             return mappings[name][key][field]
         case {"Fn::Sub": [text, dict(variables)]}:
             for name, value in variables.items():
-                text = text.replace(f"${{{name}}}", value)
-            return {"Fn::Sub": text}
+                text = text.replace(f"${{{name}}}", value) if isinstance(value, str) else text
+            later = {name: value for name, value in variables.items() if not isinstance(value, str)}
+            return {"Fn::Sub": [text, later] if later else text}
         case looked_up:
             return looked_up
 

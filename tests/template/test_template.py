@@ -247,6 +247,28 @@ def test_every_stream_of_every_provider_has_its_queue_and_its_function() -> None
     assert sum("-delta-" in name for name in names) == len(streams)
 
 
+def test_mappings_hold_texts_under_plain_names() -> None:
+    """A comma ends a text that is not quoted, and the rest of it becomes a name."""
+    for rows in TEMPLATE["Mappings"].values():
+        for row, columns in rows.items():
+            assert row.isalnum()
+            assert all(name.isalnum() for name in columns), row
+            for value in columns.values():
+                assert all(isinstance(text, str) for text in rules.as_list(value)), row
+
+
+def test_a_function_may_write_traces_if_it_is_to_and_only_then() -> None:
+    for name, function in rules.of_type(TEMPLATE, "Serverless::Function").items():
+        role = TEMPLATE["Resources"][rules.target(function["Role"])]["Properties"]
+        condition, traced, otherwise = role["ManagedPolicyArns"]["Fn::If"]
+
+        assert function["Tracing"] == {"Ref": "Tracing"}, name
+        assert condition == "Traced"
+        assert [one["Fn::Sub"].rpartition("/")[2] for one in traced] == ["AWSXRayDaemonWriteAccess"]
+        assert otherwise == {"Ref": "AWS::NoValue"}
+    assert TEMPLATE["Conditions"]["Traced"] == {"Fn::Equals": [{"Ref": "Tracing"}, "Active"]}
+
+
 def test_two_stages_live_in_one_account() -> None:
     named = re.compile(r"^(FunctionName|TopicName|LogGroupName|QueueName)$")
     for name, resource in TEMPLATE["Resources"].items():

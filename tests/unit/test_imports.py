@@ -19,8 +19,8 @@ ORDER = [
     {"due", "marks", "events", "filters", "items", "http"},
     {"decide"},
     {"providers", "state", "queues", "secrets"},
-    {"batches", "registry", "world"},
-    {"drain"},
+    {"registry", "world"},
+    {"batches", "drain"},
     {"pipeline", "push"},
     {"wiring"},
 ]
@@ -50,12 +50,12 @@ COMMAND = sorted((ROOT / "cli/pollwire_cli").glob("*.py"))
 
 #: The command's modules, likewise: each may import from the lines above its own.
 COMMAND_ORDER = [
-    {"output", "secret", "session"},
-    {"lines", "command"},
+    {"output", "recent", "secret", "session"},
+    {"lines", "logs", "command"},
     {"importing", "connections", "queues"},
     {"accounts", "subscribers"},
     {"deadletters"},
-    {"subscriptions"},
+    {"subscriptions", "status"},
     {"tail", "redrive", "health"},
     {"doctor"},
     {"app"},

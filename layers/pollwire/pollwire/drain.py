@@ -8,8 +8,7 @@ What is written is one decision after the other, each a transaction of records, 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -27,6 +26,7 @@ from pollwire.items import Drain, Standing, StreamState, event_chunks
 from pollwire.model import (
     NOTHING,
     Account,
+    Change,
     Connection,
     DeltaJob,
     Event,
@@ -92,32 +92,41 @@ class Delta:
             subscription_id(world.topic.arn),
             owner={**connection.settings, **standing.settings}.get("accountId", ""),
         )
+        self._seen_ms = max(map(marks.seen_ms, job.pending), default=job.due_ms)
         self._state = StreamState()
         self._pages = 0
         self._spent: dict[str, int] = {}
-        self._counts: Counts = Counter(jobs=1)
+        self._before = world.tally()
+        self._counts = Counts(jobs=1)
+        self._counts.provider = connection.provider
 
-    def run(self) -> Counts:
+    @property
+    def counts(self) -> Counts:
+        """What was done so far."""
+        return self._counts
+
+    def run(self) -> None:
         """Do the job, in the order that the module's picture shows."""
         try:
-            return self._run()
+            self._run()
         finally:
+            self._counts.update(self._world.tally() - self._before)
             if "" in self._spent:
                 with suppress(PollwireError):
                     wait_s = self._spent[""]
                     self._world.rest(self._job, self._connection, self._job.account, wait_s)
 
-    def _run(self) -> Counts:
+    def _run(self) -> None:
         self._state = self._world.state.stream(self._job)
         self._publish_outbox()
         not_before_ms = max(self._not_before_ms, self._state.not_before_ms)
         if self._standing.paused or not_before_ms > self._world.clock():
             self._counts["left_alone"] += 1
-            return self._counts
+            return
         if self._remaining_ms() < PAGE_MS:
             # The jobs before it took the time. Its marks stay pending: the next check queues it.
             self._counts["unfinished"] += 1
-            return self._counts
+            return
         # A job that a later drain has answered settles nothing: that drain knew what is unsettled.
         unsettled, before_ms = True, self._state.drained_ms
         # One that asks for everything is answered by a drain of everything only.
@@ -139,7 +148,6 @@ class Delta:
                     self._job.account,
                     self._standing.not_before_ms,
                 )
-        return self._counts
 
     def note_trouble(self, error: PollwireError) -> None:
         """Write down why the stream does not come on; leave it alone longer with each failure."""
@@ -203,6 +211,7 @@ class Delta:
             due_ms = max(self._world.clock(), self._job.due_ms + 1)
             again = replace(self._job, due_ms=due_ms)
             self._world.queues.send_deltas([again])
+            self._counts.rest = again.correlation_id
 
     def _turn(self, found: Iterator[Page], drain: Drain, pages: list[Page]) -> Page | None:
         """Turn a page. If that fails, what was read before is told; but not of a full listing."""
@@ -368,16 +377,37 @@ class Delta:
         for sequence, change in enumerate(decision.changes, start=first):
             told.add(change.row.id)
             event = self._composer.event(change, sequence, decided_ms, self._state.epoch)
-            yield event, decision.records[change.row.id]
+            yield self._timed(event, change), decision.records[change.row.id]
             self._counts[change.kind] += 1
         for identity, record in decision.records.items():
             if identity not in told:
                 yield None, record
 
+    def _timed(self, event: Event, change: Change) -> Event:
+        """
+        Note in an event since when there has been something to tell.
+
+        The provider's time says that of what is created or updated. What is deleted bears the time
+        of its last update, or none, and what there is at first is as old as it likes.
+        """
+        tells = self._state.drained_ms and change.kind != "deleted"
+        at_ms = (tells and change.row.at_ms) or self._seen_ms
+        return replace(event, at_ms=at_ms, seen_ms=self._seen_ms)
+
     def _publish_outbox(self) -> None:
-        if self._state.outbox:
+        if events := self._state.outbox:
             self._counts["events"] += self._world.topic.publish(self._state.outbox)
             self._commit(replace(self._state, outbox=()))
+            self._note_published(events)
+
+    def _note_published(self, events: Sequence[Event]) -> None:
+        counts, last, now_ms = self._counts, self._state.seq, self._world.clock()
+        counts.first_sequence = counts.first_sequence or last - len(events) + 1
+        counts.last_sequence = last
+        timed = [event for event in events if event.at_ms]
+        # A provider's clock may be ahead of ours.
+        counts.lags_ms += tuple(max(now_ms - event.at_ms, 0) for event in timed)
+        counts.publish_ms += tuple(max(now_ms - event.seen_ms, 0) for event in timed)
 
     def _commit(
         self,

@@ -712,6 +712,11 @@ class Event:
         group: Message group: one an account and stream.
 
         entity: What must not overtake itself: hash of the record's id.
+
+        at_ms: When it happened, by the provider's clock; where that says nothing of the change, as
+            *seen_ms*. 0 if an older version made it.
+
+        seen_ms: When a check saw that there is something new, our clock.
     """
 
     uuid: str
@@ -719,6 +724,8 @@ class Event:
     attributes: Mapping[str, str]
     group: str
     entity: str
+    at_ms: int = 0
+    seen_ms: int = 0
 
 
 @lru_cache(maxsize=256)
@@ -753,6 +760,11 @@ class CheckJob:
     after_s: int = 0
     account: str = ""
 
+    @property
+    def correlation_id(self) -> str:
+        """Name the check: what comes of it bears the same name, to the events."""
+        return f"{self.connection}/{self.shard}/{self.due_ms}"
+
 
 @dataclass(frozen=True, slots=True)
 class DeltaJob:
@@ -774,6 +786,11 @@ class DeltaJob:
     pending: tuple[str, ...]
     due_ms: int
     full: bool = False
+
+    @property
+    def correlation_id(self) -> str:
+        """Name the check that queued it, as that does."""
+        return f"{self.connection}/{self.shard}/{self.due_ms}"
 
 
 Fetch = Callable[[Request], Response]

@@ -11,7 +11,6 @@ written down first, and nothing is forgotten before it was published.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -35,7 +34,14 @@ from pollwire.errors import (
 )
 from pollwire.http import SILENT_MIN
 from pollwire.items import Standing
-from pollwire.model import Account, CheckJob, Connection, DeltaJob, Seen, Turn
+from pollwire.model import (
+    Account,
+    CheckJob,
+    Connection,
+    DeltaJob,
+    Seen,
+    Turn,
+)
 from pollwire.providers import Provider
 from pollwire.state import shard_of
 from pollwire.world import NONE, Counts, World, watched
@@ -75,7 +81,7 @@ def schedule(world: World, minute_ms: int) -> Counts:
     now_ms = world.clock()
     connections, broken = world.state.connections()
     jobs: dict[str, list[CheckJob]] = {name: [] for name in world.providers}
-    counts: Counts = Counter(connections=len(connections), broken=len(broken))
+    counts = Counts(connections=len(connections), broken=len(broken))
     for one in connections:
         if one.provider in jobs:
             paced, watch_s = world.paced(one), world.watch_s(one)
@@ -97,27 +103,27 @@ def check(world: World, job: CheckJob) -> Counts:
     """Poll the accounts of a shard that are due; queue a delta job for every stream that moved."""
     now_ms = world.clock()
     if due.is_late(job, now_ms):
-        return Counter(late=1)
+        return Counts(late=1)
     connection = world.state.connection(job.connection)
     if connection is None or not _is_open(connection, job, now_ms):
-        return Counter(skipped=1)
+        return Counts(skipped=1)
     try:
         provider, connection = world.provider(connection), world.paced(connection)
     except Misconfigured as error:
-        return Counter({_name(error): 1})
-    counts: Counts = Counter()
+        return Counts({_name(error): 1})
+    counts, before = Counts(), world.tally()
+    counts.provider = connection.provider
     polled = _due_accounts(world, job, connection, provider, now_ms, counts)
-    if job.account and polled:
-        # The share of the regular checks is all theirs.
-        try:
-            world.await_turn(connection, PATIENCE_MS)
-        except Unasked:
-            return counts + Counter(unasked=1)
+    if job.account and polled and not _has_turn(world, connection):
+        counts["unasked"] += 1
+        return counts
 
     # All answers are in before the first write, so that writing holds up no transfer.
     spent: dict[str, int] = {}
     answers = _answers(world, job, connection, provider, polled, spent)
     counts["polled"] += len(polled)
+    counts["unchanged"] += sum(answer is polled[key].seen for key, answer in answers)
+    counts.update(world.tally() - before)
     if _is_outage(connection, answers):
         counts["outage"] += 1
         asked_s = [one.retry_after_s for _, one in answers if isinstance(one, Retryable)]
@@ -130,6 +136,15 @@ def check(world: World, job: CheckJob) -> Counts:
         with suppress(PollwireError):
             world.rest(job, connection, key, wait_s)
     return counts
+
+
+def _has_turn(world: World, connection: Connection) -> bool:
+    """Wait for the place of one account's check: the share of the regular ones is all theirs."""
+    try:
+        world.await_turn(connection, PATIENCE_MS)
+    except Unasked:
+        return False
+    return True
 
 
 def _is_open(connection: Connection, job: CheckJob, now_ms: int) -> bool:
@@ -432,32 +447,33 @@ def delta(world: World, job: DeltaJob, remaining_ms: Callable[[], int]) -> Count
     """
     connection = world.state.connection(job.connection)
     if connection is None:
-        return Counter(removed=1)
+        return Counts(removed=1)
     standing = world.state.account(job.connection, job.shard, job.account)
     if standing is None and (found := world.state.find_account(connection, job.account)):
         # Moved since it was queued.
         job, standing = replace(job, shard=found[0]), found[1]
     if standing is None:
-        return Counter(removed=1)
+        return Counts(removed=1)
     try:
         work = Delta(world, job, connection, standing, remaining_ms)
     except (Malformed, Misconfigured) as error:
         # There is no such stream, so there is no place to write it down either.
-        return Counter({_name(error): 1})
+        return Counts({_name(error): 1})
     try:
-        return work.run()
+        work.run()
     except (Unavailable, Malformed, Misconfigured, Restart, Forbidden) as error:
         # It concerns this stream; the account's others may do well.
         work.note_trouble(error)
-        return Counter({_name(error): 1})
+        work.counts[_name(error)] += 1
     except Unasked as error:
         # Its marks stay pending: the next check queues it again.
-        return Counter({_name(error): 1})
+        work.counts[_name(error)] += 1
     except (Rejected, RateLimited) as error:
         work.note_trouble(error)
         with suppress(Conflict):
             world.leave_alone(job, connection, standing, error)
-        return Counter({_name(error): 1})
+        work.counts[_name(error)] += 1
+    return work.counts
 
 
 def _name(error: PollwireError) -> str:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import base64
 import re
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -97,21 +96,21 @@ def receive(world: World, event: Mapping[str, Any]) -> Answer:
     """
     request = _mapping(_mapping(event.get("requestContext")).get("http"))
     if request.get("method") != "POST":
-        return Answer(405, Counter(unknown=1), {"Allow": "POST"})
+        return Answer(405, Counts(unknown=1), {"Allow": "POST"})
     path = _PATH.fullmatch(str(event.get("rawPath")))
     connection = _notified(world).connections.get(path[1]) if path else None
     if connection is None:
-        return Answer(404, Counter(unknown=1))
+        return Answer(404, Counts(unknown=1))
     body = _body(event)
     if body is None or len(body) > BODY_BYTES_MAX:
         status = 400 if body is None else 413
-        return Answer(status, Counter(malformed=1), connection=connection.name)
+        return Answer(status, Counts(malformed=1), connection=connection.name)
     try:
         pushed = _verified(world, connection, Notification(_headers(event), body))
         counts = _queue(world, connection, pushed)
     except tuple(REFUSALS) as error:
         status, what = next(told for kind, told in REFUSALS.items() if isinstance(error, kind))
-        return Answer(status, Counter({what: 1}), NOTHING, connection.name, describe(error))
+        return Answer(status, Counts({what: 1}), NOTHING, connection.name, describe(error))
     # The same whoever the accounts are: nobody learns which are registered.
     return Answer(200, counts, pushed.headers, connection.name)
 
@@ -164,7 +163,7 @@ def _queue(world: World, connection: Connection, pushed: Pushed) -> Counts:
     Raises:
         Retryable: AWS refuses. What was claimed and is not queued is found by the regular checks.
     """
-    counts: Counts = Counter(notified=1)
+    counts = Counts(notified=1)
     now_ms = world.clock()
     if connection.paused_until_ms > now_ms:
         return counts

@@ -71,11 +71,15 @@ class Sealer:
         key: ARN of the KMS key.
 
         clock: Milliseconds since the epoch.
+
+    Attributes:
+        calls: Of KMS so far: each is paid for.
     """
 
     def __init__(self, client: KMSClient, key: str, clock: Callable[[], int]) -> None:
         # Its debug log has whole requests and answers: what is sealed, and what was opened.
         logging.getLogger("botocore").setLevel(logging.INFO)
+        self.calls = 0
         self._client = client
         self._key = key
         self._clock = clock
@@ -93,6 +97,7 @@ class Sealer:
 
             Unasked: KMS does not answer; another time it may.
         """
+        self.calls += 1
         try:
             answer = self._client.encrypt(
                 KeyId=self._key,
@@ -124,6 +129,7 @@ class Sealer:
         now_ms = self._clock()
         if now_ms - at_ms < OPENED_MS_MAX:
             return secret
+        self.calls += 1
         try:
             answer = self._client.decrypt(
                 KeyId=self._key,

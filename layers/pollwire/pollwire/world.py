@@ -39,8 +39,31 @@ ANY_TURN: Final = Turn()
 #: Two requests of deltas that are farther apart than this are made by two invocations.
 APART_MS_MAX = 20_000
 
-#: What a stage did, by name: the numbers of its log line and its metrics.
-Counts = Counter[str]
+
+class Counts(Counter[str]):
+    """
+    What a stage did, by name: the numbers of its log line and its metrics.
+
+    Attributes:
+        provider: Of the connection; empty if that was not found out.
+
+        lags_ms: From each change to its publication, see :attr:`Event.at_ms`.
+
+        publish_ms: From each change's first sighting to its publication.
+
+        first_sequence: Of the events that were published; 0 if there were none.
+
+        last_sequence: The same of the last one.
+
+        rest: Names the job that goes on where this one stopped; empty if none does.
+    """
+
+    provider: str = ""
+    lags_ms: tuple[int, ...] = ()
+    publish_ms: tuple[int, ...] = ()
+    first_sequence: int = 0
+    last_sequence: int = 0
+    rest: str = ""
 
 
 @dataclass(slots=True)
@@ -89,6 +112,10 @@ class World:
     sleep: Callable[[float], None]
     tokens: dict[tuple[str, str, bytes], Token] = field(default_factory=dict)
     notified: Notified = field(default_factory=Notified)
+
+    def tally(self) -> Counter[str]:
+        """Count what is paid for so far: requests to providers, calls of KMS."""
+        return Counter({**self.http.tally, "kms": self.sealer.calls})
 
     def provider(self, connection: Connection) -> Provider:
         """

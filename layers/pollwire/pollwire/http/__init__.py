@@ -16,6 +16,7 @@ No error text, no exception chain and no log record holds a URL, a header or a b
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
@@ -56,9 +57,13 @@ class Http:
 
     Keeps its connections for as long as it lives, one object a container. ``fetch`` may be called
     from any thread; one ``run`` at a time.
+
+    Attributes:
+        tally: ``requests`` so far, and those of runs that were ``not_modified``: answered with 304.
     """
 
     def __init__(self, hosts: Hosts, *, limits: Limits | None = None) -> None:
+        self.tally: Counter[str] = Counter()
         self._hosts = hosts
         self._limits = limits or Limits()
         self._deltas: Deltas | None = None
@@ -87,7 +92,9 @@ class Http:
             from pollwire.http.deltas import Deltas
 
             self._deltas = Deltas(self._limits)
-        return self._deltas.fetch(request, self._hosts.admit(request))
+        origin = self._hosts.admit(request)
+        self.tally["requests"] += 1
+        return self._deltas.fetch(request, origin)
 
     def run(
         self,
@@ -134,6 +141,7 @@ class Http:
             self._checks = Checks(self._limits)
         run = Run(self._checks, self._hosts, iter(checks), pace, ends_s, shared=shared)
         run.grace_s = min(GRACE_S, deadline_s * GRACE_SHARE)
+        run.tally = self.tally
         if spent is not None:
             run.spent = spent
         return run.results()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -93,6 +93,8 @@ class Run(Generic[K]):
         grace_s: Time that the last answers have.
 
         ended: Results that were not handed over yet.
+
+        tally: See :class:`pollwire.http.Http`.
     """
 
     engine: Checks
@@ -108,6 +110,7 @@ class Run(Generic[K]):
     silent: int | None = 0
     grace_s: float = 0.0
     ended: list[tuple[K, Seen | PollwireError]] = field(default_factory=list)
+    tally: Counter[str] = field(default_factory=Counter)
 
     @property
     def last_start_s(self) -> float:
@@ -164,6 +167,7 @@ class Run(Generic[K]):
                 self._advance(*found, None)
             if self.waiting:
                 self.pace.take(now_s)
+                self.tally["requests"] += 1
                 self._begin(self.waiting.popleft())
 
     def _begin(self, poll: Poll[K]) -> None:
@@ -194,6 +198,8 @@ class Run(Generic[K]):
                 self._spend(poll.key, answer.retry_after_s)
             return poll.spent
         self.silent = None
+        if answer.status == 304:
+            self.tally["not_modified"] += 1
         spent_s = answer.spent_s
         if not spent_s:
             return poll.spent
