@@ -719,13 +719,17 @@ class Run:
             self.run_until(max(self.world.now_ms, at_ms))
             self.minute()
             self.settle()
-        if self.scenario.replays:
-            # What SNS was given before that it drops.
-            self.run_until(self.world.now_ms + DEDUPLICATED_MS)
-            before = len(self.deliveries())
-            self._replay()
-            self.settle()
-            self.again = frozenset(str(one["uuid"]) for one in self.deliveries()[before:])
+        self._tell_again()
+
+    def _tell_again(self) -> None:
+        """Have a stream replayed, if one is, when SNS has forgotten what it was given."""
+        if not self.scenario.replays:
+            return
+        self.run_until(self.world.now_ms + DEDUPLICATED_MS)
+        before = len(self.deliveries())
+        self._replay()
+        self.settle()
+        self.again = frozenset(str(one["uuid"]) for one in self.deliveries()[before:])
 
     def _list_all(self, begin_ms: int) -> None:
         """Have everything listed that is listed by the clock."""
