@@ -720,12 +720,15 @@ class Run:
             self.minute()
             self.settle()
         if self.scenario.replays:
-            # What SNS was given before that it drops.
-            self.run_until(self.world.now_ms + DEDUPLICATED_MS)
-            before = len(self.deliveries())
-            self._replay()
-            self.settle()
-            self.again = frozenset(str(one["uuid"]) for one in self.deliveries()[before:])
+            self._have_it_told_again()
+
+    def _have_it_told_again(self) -> None:
+        # What SNS was given before that it drops.
+        self.run_until(self.world.now_ms + DEDUPLICATED_MS)
+        before = len(self.deliveries())
+        self._replay()
+        self.settle()
+        self.again = frozenset(str(one["uuid"]) for one in self.deliveries()[before:])
 
     def _list_all(self, begin_ms: int) -> None:
         """Have everything listed that is listed by the clock."""
