@@ -111,7 +111,7 @@ def _of_work(facts: Facts, state: StreamState) -> str:
     if state.outbox:
         return (
             f"decided and not published yet: {len(state.outbox)}; if that lasts, a job waits or "
-            "failed: see the stream's queue and its dead letters"
+            "failed: see pollwire redrive"
         )
     if state.drain:
         return (
@@ -131,8 +131,7 @@ def _of_pending(facts: Facts, state: StreamState) -> str:
     if state.drained_ms < oldest_ms or asked:
         if waited_ms > patience_ms:
             return (
-                "a job waits or failed, or no check is made: see the stream's queue and its dead "
-                "letters, and whether the schedule runs"
+                "a job waits or failed, or no check is made: see pollwire redrive, pollwire doctor"
             )
         return "a job for it is on its way"
     if waited_ms < facts.kind.overlap_s * 1000 + patience_ms:

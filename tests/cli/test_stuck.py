@@ -97,8 +97,8 @@ def failing(name, **fields):
         ),
         pytest.param(
             facts(state=replace(READ, outbox=(EVENT, EVENT))),
-            "decided and not published yet: 2; if that lasts, a job waits or failed: see the "
-            "stream's queue and its dead letters",
+            "decided and not published yet: 2; if that lasts, a job waits or failed: see pollwire "
+            "redrive",
             id="outbox",
         ),
         pytest.param(
@@ -112,8 +112,7 @@ def failing(name, **fields):
         ),
         pytest.param(
             facts(elements=pending(2000), state=StreamState()),
-            "a job waits or failed, or no check is made: see the stream's queue and its dead "
-            "letters, and whether the schedule runs",
+            "a job waits or failed, or no check is made: see pollwire redrive, pollwire doctor",
             id="no job",
         ),
         pytest.param(

@@ -310,8 +310,9 @@ class Delta:
         if drain.full:
             state = replace(state, reconciled_ms=drain.began_ms)
         missing = decide.Decision()
-        if listed is not None and (self._stream.snapshot or self._stream.reconcile_s):
-            missing = decide.decide_missing(listed, records, self._stream, drain.began_ms)
+        if listed is not None:
+            if self._stream.snapshot or self._stream.reconcile_s:
+                missing = decide.decide_missing(listed, records, self._stream, drain.began_ms)
             self._counts["held"] += missing.held
         if state.is_restored and self._answers_for_all(drain, missing):
             state = replace(state, is_restored=False)
