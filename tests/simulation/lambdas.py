@@ -26,7 +26,7 @@ from aws_lambda_powertools import Metrics
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 from botocore.validate import ParamValidator
-from pollwire import pipeline, queues
+from pollwire import pipeline, push, queues
 from pollwire.http import Hosts
 from pollwire.providers import Provider
 from pollwire.queues import Queues, Topic
@@ -212,6 +212,7 @@ class Lambda:
                 mock.patch.object(Metrics, "add_metric", add_metric),
                 mock.patch.object(pipeline, "check", self._noting(pipeline.check)),
                 mock.patch.object(pipeline, "delta", self._noting(pipeline.delta)),
+                mock.patch.object(push, "receive", self._counting(push.receive)),
             ):
                 yield
         finally:
@@ -242,11 +243,24 @@ class Lambda:
             counts = stage(pollwire, job, *more)
             process.done.append(known)
             process.unasked |= bool(counts["unasked"])
-            for name, number in counts.items():
-                self.world.reached[f"count: {name}"] += number
+            self._count(counts)
             return counts
 
         return noting
+
+    def _counting(self, receive: Callable[..., push.Answer]) -> Callable[..., push.Answer]:
+        """Count what became of what was sent."""
+
+        def counting(pollwire: Pollwire, event: Mapping[str, Any]) -> push.Answer:
+            answer = receive(pollwire, event)
+            self._count(answer.counts)
+            return answer
+
+        return counting
+
+    def _count(self, counts: Mapping[str, int]) -> None:
+        for name, number in counts.items():
+            self.world.reached[f"count: {name}"] += number
 
     def pollwire(self, spec: FunctionSpec | None = None) -> Pollwire:
         """Build what a container builds at its cold start; without a function, what one at hand."""
