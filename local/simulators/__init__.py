@@ -8,6 +8,8 @@ A simulator is pure: ``handle`` takes a request and returns an answer. Tests cal
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from email.utils import formatdate
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -69,6 +71,12 @@ class Simulator(Protocol):
             headers: Names in lower case.
         """
         ...
+
+
+@lru_cache(maxsize=1024)
+def http_date(at_s: int) -> str:
+    """Write an instant as the headers of an answer do."""
+    return formatdate(at_s, usegmt=True)
 
 
 def registered() -> Mapping[str, Callable[[], Simulator]]:

@@ -14,12 +14,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from email.utils import formatdate
 from itertools import count
 from typing import Any
 from urllib.parse import parse_qsl
 
-from local.simulators import Answer, Change, Faults
+from local.simulators import Answer, Change, Faults, http_date
 
 PATH = "/services/rest/user/allMessages"
 
@@ -270,7 +269,7 @@ class Intelli:
     ) -> Answer:
         with self._lock:
             status, more, content = self._faulty(method, path, query, headers, body)
-        found = {"date": formatdate(self.clock(), usegmt=True), **more}
+        found = {"date": http_date(int(self.clock())), **more}
         found.setdefault("content-type", "application/json")
         return status, found, content
 

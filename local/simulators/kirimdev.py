@@ -20,11 +20,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from email.utils import formatdate
 from itertools import count
 from typing import Any
 
-from local.simulators import Answer, Change, Faults
+from local.simulators import Answer, Change, Faults, http_date
 
 #: The account of the documentation, its key, and the conversation that its ETag speaks of.
 SAMPLE_ACCOUNT = "106540352242922"
@@ -351,7 +350,7 @@ class Kirimdev:
                 status, more = refused.status, refused.headers
                 error = {"type": refused.type, "code": refused.code, "message": refused.code}
                 content = _json({"error": error | {"request_id": request_id}})
-        found = {"date": formatdate(self.clock(), usegmt=True), "x-request-id": request_id, **more}
+        found = {"date": http_date(int(self.clock())), "x-request-id": request_id, **more}
         if status != 304:
             found.setdefault("content-type", "application/json")
         return status, found, content

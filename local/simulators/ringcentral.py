@@ -16,12 +16,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from email.utils import formatdate
 from itertools import count
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from local.simulators import Answer, Change, Faults
+from local.simulators import Answer, Change, Faults, http_date
 
 KNOBS = (
     "token_s",
@@ -381,7 +380,7 @@ class RingCentral:
                 status, more, content = self._faulty(method, path, query, headers, body)
             except (KeyError, ValueError):
                 status, more, content = _error(400, "CMN-101")
-        found = {"date": formatdate(self.clock(), usegmt=True), **more}
+        found = {"date": http_date(int(self.clock())), **more}
         found.setdefault("content-type", "application/json;charset=utf-8")
         return status, found, content
 

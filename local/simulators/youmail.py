@@ -15,12 +15,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from email.utils import formatdate, parsedate_to_datetime
+from email.utils import parsedate_to_datetime
 from itertools import count
 from typing import Any
 from urllib.parse import quote, unquote
 
-from local.simulators import Answer, Change, Faults
+from local.simulators import Answer, Change, Faults, http_date
 
 TYPES = (
     "history",
@@ -313,7 +313,7 @@ class YouMail:
                 status, more, content = self._faulty(path, parts, query, headers)
             except (KeyError, ValueError):
                 status, more, content = _error(400, "Unknown")
-        found = {"date": formatdate(self.clock(), usegmt=True), **more}
+        found = {"date": http_date(int(self.clock())), **more}
         found.setdefault("content-type", "application/json")
         return status, found, content
 
@@ -363,7 +363,7 @@ class YouMail:
             return 200, {"content-type": "text/plain"}, content
         newest_s = max(stamps) // 1000
         etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-        validators = {"etag": etag, "last-modified": formatdate(newest_s, usegmt=True)}
+        validators = {"etag": etag, "last-modified": http_date(newest_s)}
         fresh = headers.get("if-none-match") == etag
         if "if-none-match" not in headers and "if-modified-since" in headers:
             fresh = newest_s <= parsedate_to_datetime(headers["if-modified-since"]).timestamp()

@@ -127,6 +127,10 @@ class Aws:
         expired: Messages that were kept for too short a time, by queue.
 
         buried: How often each dead letter had been received, by the queue it was on.
+
+        items: All items by (pk, sk), to read; a write replaces an item, it changes none in place.
+
+        history: Every key ever written with its item before the last write; ``None`` for no item.
     """
 
     def __init__(self, deployed: Deployed, clock: Clock) -> None:
@@ -136,6 +140,8 @@ class Aws:
         self.page_bytes = PAGE_BYTES
         self.calls: Counter[str] = Counter()
         self._table = _Table(self, deployed.table, clock)
+        self.items: Mapping[Key, Item] = MappingProxyType(self._table.items)
+        self.history: Mapping[Key, Item | None] = MappingProxyType(self._table.history)
         self._queues = _Queues(deployed.queues, clock)
         self._topic = _Topic(self, deployed, self._queues, clock)
         self.lost = self._topic.lost
@@ -170,16 +176,6 @@ class Aws:
             raise Refused("ValidationException", str(invalid)).error(service, operation) from None
 
     # The table
-
-    @property
-    def items(self) -> Mapping[Key, Item]:
-        """All items by (pk, sk), to read; a write replaces an item, it changes none in place."""
-        return MappingProxyType(self._table.items)
-
-    @property
-    def history(self) -> Mapping[Key, Item | None]:
-        """Every key ever written with its item before the last write; ``None`` for no item."""
-        return MappingProxyType(self._table.history)
 
     def snapshot(self) -> dict[Key, Item]:
         """Copy the table."""
@@ -638,12 +634,18 @@ def _bound(params: Params, *used: Condition | expressions.Update | None) -> Valu
     return values
 
 
+def _values(*parsed: Condition | expressions.Update) -> frozenset[str]:
+    found: frozenset[str] = frozenset()
+    return found.union(*[one.values for one in parsed])
+
+
 def _check_values(values: Values, parsed: Sequence[Condition | expressions.Update]) -> None:
-    wanted = frozenset[str]().union(*(one.values for one in parsed))
+    wanted = parsed[0].values if len(parsed) == 1 else _values(*parsed)
     if missing := wanted - values.keys():
         raise Invalid(f"An expression attribute value is not defined: {min(missing)}")
-    if unused := values.keys() - wanted:
-        raise Invalid(f"ExpressionAttributeValues unused in expressions: {sorted(unused)}")
+    if len(values) > len(wanted):
+        unused = sorted(values.keys() - wanted)
+        raise Invalid(f"ExpressionAttributeValues unused in expressions: {unused}")
     for one in parsed:
         for name, function, kinds in one.kinds:
             if next(iter(values[name])) not in kinds:
@@ -850,6 +852,8 @@ class _Queues:
 
     def messages(self, name: str) -> list[Message]:
         queue = self._queues[name]
+        if not queue.messages:
+            return []
         self._expire(queue)
         self._refresh(queue)
         return list(queue.messages.values())
@@ -1095,6 +1099,7 @@ def _uuid(number: int) -> str:
     return f"{number >> 32:08x}-{number >> 16 & 0xFFFF:04x}-4000-8000-{number & 0xFFFF:012x}"
 
 
+@lru_cache(maxsize=256)
 def _md5(text: str) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
@@ -1395,6 +1400,7 @@ class _Kms:
         self._arn = arn
         self._secret = hashlib.sha256(arn.encode()).digest()
         self._numbers = 0
+        self._made: dict[tuple[bytes, bytes], bytes] = {}
 
     def operations(self) -> Operations:
         both = {"EncryptionContext", "EncryptionAlgorithm", "KeyId"}
@@ -1415,6 +1421,7 @@ class _Kms:
         number = self._numbers.to_bytes(8, "big")
         seal = self._hash(b"seal", number, context, plain)
         blob = b"KMS1" + self._secret[:4] + number + seal + self._stream(number, context, plain)
+        self._made[blob, context] = plain
         return {"KeyId": self._arn, "CiphertextBlob": blob, **_ALGORITHM}
 
     def decrypt(self, params: Params) -> Answer:
@@ -1425,6 +1432,8 @@ class _Kms:
             )
         if "KeyId" in params:
             self._named(params["KeyId"])
+        if (blob, context) in self._made:
+            return {"KeyId": self._arn, "Plaintext": self._made[blob, context], **_ALGORITHM}
         head, number, seal, text = blob[:8], blob[8:16], blob[16:48], blob[48:]
         plain = self._stream(number, context, text)
         if head != b"KMS1" + self._secret[:4] or seal != self._hash(

@@ -37,16 +37,13 @@ from tests.simulation import oracle
 from tests.simulation.custody import impersonal, without_secrets
 from tests.simulation.lambdas import MINUTE_MS
 from tests.simulation.upstream import Told, Upstream
-from tests.simulation.world import POISON, Broken, chosen
+from tests.simulation.world import POISON, SILENT, Broken, chosen, is_silent
 
 if TYPE_CHECKING:
     from tests.simulation.scenario import Run
 
 #: Requests to a provider for each account and minute, at most.
 REQUESTS_MAX = 120
-
-#: One of so many runs is let go on, to see that it has nothing more to say, and its numbers read.
-SILENT = 4
 
 #: Told after it happened, at most, when nothing goes wrong: two intervals, the overlap of its
 #: stream, and these seconds for the way.
@@ -72,7 +69,6 @@ _BUGS = re.compile(
     "(TypeError|KeyError|IndexError|NameError|AttributeError|ValueError|UnicodeError"
     "|NotImplementedError|AssertionError|RuntimeError|RecursionError|ZeroDivisionError)"
 )
-_ALARMS = re.compile(r'"counts": ?\{[^}]*"bad_rows": ?([0-9]+)')
 _VERSION = re.compile(r"v[0-9]{5}")
 
 Key = tuple[str, str, str, str]
@@ -357,9 +353,9 @@ def sanity(run: Run) -> None:
 
 def counted(run: Run) -> None:
     """A row that cannot be read raises one alarm: it is recorded, and counted no more."""
-    if run.world.is_terse or not run.scenario.is_calm or run.world.plan is not None:
+    if not run.scenario.is_calm or run.world.plan is not None:
         return
-    alarms = sum(map(int, _ALARMS.findall(run.lambdas.logs.getvalue())))
+    alarms = run.world.reached["count: bad_rows"]
     recorded = sum(sk.startswith("q#") for _, sk in run.world.aws.items)
     require(alarms == recorded, f"{alarms} alarms of {recorded} rows that cannot be read")
 
@@ -415,7 +411,7 @@ def accounting(run: Run) -> None:
 
 def silence(run: Run) -> None:
     """I10: at rest, nothing more is said."""
-    if not chosen("silence", run.scenario.seed, SILENT) and run.world.plan is None:
+    if not is_silent(run.scenario.seed) and run.world.plan is None:
         return
     for is_last in (False, True):
         before, fetched = len(run.deliveries()), run.pace.fetched

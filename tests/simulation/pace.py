@@ -39,7 +39,7 @@ CHECK_MAX = 6
 
 #: What the product promises, in numbers of our own: a change of its constants is to be noticed.
 BACKOFF_MS_MAX = 900_000
-RENEWAL_MS = 15_000
+RENEWAL_MS = 15_000 - 100  # What claims the right to it was sent before.
 PENDING_MAX, PENDING_MAX_SMALL = 8, 2
 
 #: Marks of one stream that workers at the same time, or that die, may add beyond the limit.

@@ -46,6 +46,11 @@ ENTRIES = {
     "SendMessageBatch": "Entries",
 }
 
+NONE: frozenset[str] = frozenset()
+
+#: Calls that may write the cursor of a stream.
+WRITES = ("UpdateItem", "TransactWriteItems")
+
 #: A message that is no job of ours.
 POISON = "{}"
 
@@ -57,12 +62,23 @@ _PERMITTED: dict[int, tuple[Deployed, dict[Any, tuple[set[Used], list[Need]]]]] 
 
 
 #: One of so many runs logs what goes well, too.
-TALKATIVE = 4
+TALKATIVE = 8
+
+#: One of so many planned runs has all of its calls validated.
+VALIDATED = 8
+
+#: One of so many runs is let go on when it is at rest, and its numbers read.
+SILENT = 4
 
 
-def chosen(what: str, seed: int, one_of: int) -> bool:
-    """Choose one of so many seeds, whatever else they are drawn or counted for."""
+def chosen(what: str, seed: object, one_of: int) -> bool:
+    """Choose one of so many seeds or plans, whatever else they are drawn or counted for."""
     return not zlib.crc32(f"{what} {seed}".encode()) % one_of
+
+
+def is_silent(seed: int) -> bool:
+    """Tell whether a run is let go on when it is at rest, to see that it has nothing to say."""
+    return chosen("silence", seed, SILENT)
 
 
 class Died(BaseException):
@@ -189,11 +205,16 @@ class World:
 
         is_terse: Only what goes wrong is logged.
 
+        validates: The parameters of each call are looked at as botocore does.
+
         reached: How often each thing of note happened.
 
         used: What was needed, by function or role: action, resource, context.
 
         touched: Queues that something was done to, so that there may be messages to hand out.
+
+        others_ms: Asked for the next instant at which something else is to be done than to go on
+            with a process.
 
         turns, faults: Where it is drawn from who goes on and when, and what goes wrong.
         poisoned: The queue that has a message that is no job; empty for none.
@@ -226,11 +247,15 @@ class World:
         self.witnesses: list[Callable[[Process | None, str, str, Mapping[str, Any]], None]] = []
         self.watchers: list[Callable[[str, str, tuple[int, ...], tuple[int, ...]], None]] = []
         self.written: Callable[[Mapping[str, Any]], None] = lambda item: None
+        self.others_ms: Callable[[], int] = lambda: 0
         # Writing what goes well takes a good part of a run's time.
-        self.is_terse = not chosen("talkative", seed, TALKATIVE) and plan is None
+        of = seed if plan is None else f"{seed} {sorted(plan.items())}"
+        self.is_terse = not chosen("talkative", of, TALKATIVE)
+        self.validates = plan is not None and chosen("validated", of, VALIDATED)
         self._outboxes: dict[tuple[str, str], Process | None] = {}
         self._main = getcurrent()
         self._permissions = _permissions(deployed)
+        self._permitted: set[tuple[str, object]] = set()
         self._kinds = list(knobs.weights)
         self._weights = list(knobs.weights.values())
 
@@ -309,12 +334,24 @@ class World:
         return self.faults.choices(self._kinds, self._weights)[0]
 
     def _wait(self, process: Process) -> None:
-        self._main.switch()
+        if self._is_next(process):
+            self.now_ms = process.wake_ms
+        else:
+            self._main.switch()
         if self.now_ms > process.deadline_ms:
             if not process.held:
                 raise Broken(f"I11: {process.spec.name} is not done in {process.spec.timeout_s} s")
             self.reached["timed out"] += 1
             self._die(process)
+
+    def _is_next(self, process: Process) -> bool:
+        """Tell whether a process would be the next to go on: then nobody need be asked to."""
+        wake_ms = process.wake_ms
+        return (
+            not self.touched
+            and all(one.wake_ms > wake_ms for one in self.processes if one is not process)
+            and wake_ms < self.others_ms()
+        )
 
     def _die(self, process: Process) -> None:
         process.dead = True
@@ -374,7 +411,8 @@ class World:
             self._authorize(service, operation, params)
             for witness in self.witnesses:
                 witness(self.current, service, operation, params)
-            cursors = {at: self._progress(at) for at in _cursors(operation, params)}
+            written = _cursors(operation, params) if operation in WRITES else ()
+            cursors = {at: self._progress(at) for at in written}
             answer = self._fenced(service, operation, params, cursors)
             done = True
             for at, before in cursors.items():
@@ -413,9 +451,13 @@ class World:
         """Count what is worth to have been reached, and have looked at what was written."""
         if operation == "UpdateItem":
             self.written(self.aws.items[params["Key"]["pk"]["S"], params["Key"]["sk"]["S"]])
-        if operation == "PublishBatch":
+        elif operation == "PublishBatch":
             self.reached["published"] += len(params["PublishBatchRequestEntries"])
-        for action in params.get("TransactItems", ()) if operation == "TransactWriteItems" else ():
+        elif operation == "TransactWriteItems":
+            self._note_decision(params["TransactItems"])
+
+    def _note_decision(self, actions: Iterable[Mapping[str, Any]]) -> None:
+        for action in actions:
             item = action.get("Put", {}).get("Item", {})
             for name in ("back_digest", "missing_at", "gone", "reason"):
                 self.reached[f"record: {name}"] += name in item
@@ -428,15 +470,18 @@ class World:
         """Read what must never go down of a stream."""
         item = self.aws.items.get(at, {})
         names = ("version", "reached", "seq", "drained_at")
-        return tuple(int(item[name]["N"]) if name in item else 0 for name in names)
+        return tuple([int(item[name]["N"]) if name in item else 0 for name in names])
 
     def _authorize(self, service: str, operation: str, params: Mapping[str, Any]) -> None:
         process = self.current
         if process is None:
             return
         # What a call needs follows from these; of a transaction, from the kinds of its parts.
-        parts = frozenset([kind for one in params.get("TransactItems", ()) for kind in one])
-        context = frozenset(params.get("EncryptionContext", ()))
+        parts = context = NONE
+        if service == "kms":
+            context = frozenset(params.get("EncryptionContext", ()))
+        elif operation == "TransactWriteItems":
+            parts = frozenset([kind for one in params["TransactItems"] for kind in one])
         known = (service, operation, params.get("QueueUrl"), parts, context)
 
         def wanted() -> list[Need]:
@@ -458,6 +503,8 @@ class World:
         Args:
             known: What is wanted follows from it.
         """
+        if (name, known) in self._permitted:
+            return
         permissions = self._permissions
         if (name, known) not in permissions:
             every = wanted()
@@ -467,6 +514,7 @@ class World:
         self.used |= used
         for action, resource, _ in missing:
             raise Broken(f"I12: {name} may not {action} on {resource}")
+        self._permitted.add((name, known))
 
     def _answer(self, service: str, operation: str, params: Mapping[str, Any]) -> Any:
         """Do a call; of a batch, one entry may be refused, or be said to be though it was taken."""

@@ -57,7 +57,9 @@ def _look_up(node: Any, mappings: dict[str, Any]) -> Any:
     match {key: _look_up(value, mappings) for key, value in node.items()}:
         case {"Fn::FindInMap": [name, key, field]}:
             return mappings[name][key][field]
-        case {"Fn::Sub": [text, dict(variables)]}:
+        case {"Fn::Sub": [text, dict(variables)]} if all(
+            isinstance(value, str) for value in variables.values()
+        ):
             for name, value in variables.items():
                 text = text.replace(f"${{{name}}}", value) if isinstance(value, str) else text
             later = {name: value for name, value in variables.items() if not isinstance(value, str)}

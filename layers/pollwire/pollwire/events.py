@@ -17,6 +17,7 @@ import hashlib
 import json
 import uuid
 from datetime import UTC, datetime, timedelta
+from functools import cache, lru_cache
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -49,6 +50,7 @@ def iso(at_ms: int) -> str:
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+@cache
 def subscription_id(topic_arn: str) -> str:
     """Derive the subscription id, one per deployment, from its topic."""
     return str(uuid.uuid5(NAMESPACE, topic_arn))
@@ -192,6 +194,7 @@ class Composer:
         return {name: value for name, value in attributes.items() if value}
 
 
+@lru_cache(maxsize=4096)
 def group_id(connection: str, account: str, stream: str) -> str:
     """Name the message group of an account's stream: legal whatever the provider's ids are."""
     hashed = hashlib.sha256(canonical([connection, account, stream]).encode()).digest()

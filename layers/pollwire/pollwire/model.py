@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -406,11 +407,7 @@ class Response:
     @property
     def date_ms(self) -> int | None:
         """The provider's clock when it answered, or ``None`` if it did not say."""
-        try:
-            date = parsedate_to_datetime(self.headers.get("date", ""))
-        except (TypeError, ValueError, OverflowError):
-            return None
-        return int(date.replace(tzinfo=date.tzinfo or UTC).timestamp() * 1000)
+        return _date_ms(self.headers.get("date", ""))
 
     @property
     def spent_s(self) -> int:
@@ -764,6 +761,16 @@ class Event:
     entity: str
     at_ms: int = 0
     seen_ms: int = 0
+
+
+@lru_cache(maxsize=256)
+def _date_ms(text: str) -> int | None:
+    # Those who answer a whole shard say few of them.
+    try:
+        date = parsedate_to_datetime(text)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return int(date.replace(tzinfo=date.tzinfo or UTC).timestamp() * 1000)
 
 
 @dataclass(frozen=True, slots=True)

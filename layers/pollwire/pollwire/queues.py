@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -59,8 +59,7 @@ class Queues:
             NotPublished: Some were refused, after all others were sent.
         """
         entries = (
-            {"MessageBody": json.dumps(asdict(job)), "DelaySeconds": delay_s(job, now_ms)}
-            for job in jobs
+            {"MessageBody": _message(job), "DelaySeconds": delay_s(job, now_ms)} for job in jobs
         )
         try:
             return self._send(self._checks_url.format(provider=provider), entries)
@@ -250,6 +249,10 @@ def _fields(body: str, kinds: dict[str, type], **otherwise: Any) -> dict[str, An
     return {name: job[name] for name in kinds}
 
 
+def _message(job: CheckJob | DeltaJob) -> str:
+    return json.dumps({one.name: getattr(job, one.name) for one in fields(job)})
+
+
 def _require_sane(name: str, value: object) -> None:
     """Check what becomes part of a key, of an expression or of a line of the log."""
     if isinstance(value, str):
@@ -275,7 +278,7 @@ def described(body: str) -> dict[str, str | int]:
 def _delta_entry(job: DeltaJob) -> dict[str, Any]:
     group = group_id(job.connection, job.account, job.stream)
     return {
-        "MessageBody": json.dumps(asdict(job)),
+        "MessageBody": _message(job),
         "MessageGroupId": group,
         "MessageDeduplicationId": f"{group}-{job.due_ms}",
     }
