@@ -720,12 +720,15 @@ class Run:
             self.minute()
             self.settle()
         if self.scenario.replays:
-            # What SNS was given before that it drops.
-            self.run_until(self.world.now_ms + DEDUPLICATED_MS)
-            before = len(self.deliveries())
-            self._replay()
-            self.settle()
-            self.again = frozenset(str(one["uuid"]) for one in self.deliveries()[before:])
+            self._tell_again()
+
+    def _tell_again(self) -> None:
+        """Have everything told again that SNS does not drop for having been told just now."""
+        self.run_until(self.world.now_ms + DEDUPLICATED_MS)
+        before = len(self.deliveries())
+        self._replay()
+        self.settle()
+        self.again = frozenset(str(one["uuid"]) for one in self.deliveries()[before:])
 
     def _list_all(self, begin_ms: int) -> None:
         """Have everything listed that is listed by the clock."""
