@@ -719,11 +719,12 @@ class Run:
             self.run_until(max(self.world.now_ms, at_ms))
             self.minute()
             self.settle()
-        if self.scenario.replays:
-            self._tell_again()
+        self._tell_again()
 
     def _tell_again(self) -> None:
         """Have everything told again that SNS does not drop for having been told just now."""
+        if not self.scenario.replays:
+            return
         self.run_until(self.world.now_ms + DEDUPLICATED_MS)
         before = len(self.deliveries())
         self._replay()
