@@ -719,12 +719,11 @@ class Run:
             self.run_until(max(self.world.now_ms, at_ms))
             self.minute()
             self.settle()
-        self._tell_again()
+        if self.scenario.replays:
+            self._have_it_told_again()
 
-    def _tell_again(self) -> None:
-        """Have everything told again that SNS does not drop for having been told just now."""
-        if not self.scenario.replays:
-            return
+    def _have_it_told_again(self) -> None:
+        # What SNS was given before that it drops.
         self.run_until(self.world.now_ms + DEDUPLICATED_MS)
         before = len(self.deliveries())
         self._replay()
