@@ -719,10 +719,11 @@ class Run:
             self.run_until(max(self.world.now_ms, at_ms))
             self.minute()
             self.settle()
-        if self.scenario.replays:
-            self._have_it_told_again()
+        self._have_it_told_again()
 
     def _have_it_told_again(self) -> None:
+        if not self.scenario.replays:
+            return
         # What SNS was given before that it drops.
         self.run_until(self.world.now_ms + DEDUPLICATED_MS)
         before = len(self.deliveries())
