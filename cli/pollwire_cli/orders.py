@@ -25,12 +25,12 @@ from pollwire.registry import COUNTED_MAX
 from pollwire.wiring import clock
 from pollwire.world import watched
 
-from pollwire_cli.accounts import missing
+from pollwire_cli.accounts import Account, ConnectionName, missing
 from pollwire_cli.command import command
 from pollwire_cli.connections import Yes, confirm
 from pollwire_cli.output import done, instant
 from pollwire_cli.session import Session, provider_of
-from pollwire_cli.streams import AccountName, ConnectionName, account_of, marks_of, streams_of
+from pollwire_cli.streams import account_of, marks_of, streams_of
 from pollwire_cli.stuck import hindrance
 
 app = typer.Typer()
@@ -56,14 +56,14 @@ HOUR_MS = 3_600_000
 @command(
     app,
     epilog="""
-    pollwire reconcile shop 133128004
-    pollwire reconcile shop 133128004 contact greeting
+    pollwire reconcile 133128004 --connection shop
+    pollwire reconcile 133128004 contact greeting --connection shop
     """,
 )
 def reconcile(
     session: Session,
+    account: Account,
     connection: ConnectionName,
-    account: AccountName,
     streams: Annotated[
         list[str] | None, typer.Argument(help="All that the account has, if none is named.")
     ] = None,
@@ -90,14 +90,14 @@ def reconcile(
 @command(
     app,
     epilog="""
-    pollwire replay shop 133128004 entry --since 2h
-    pollwire replay shop 133128004 entry --since 2026-11-22T20:00:00Z --yes
+    pollwire replay 133128004 entry --connection shop --since 2h
+    pollwire replay 133128004 entry --connection shop --since 2026-11-22T20:00:00Z --yes
     """,
 )
 def replay(
     session: Session,
+    account: Account,
     connection: ConnectionName,
-    account: AccountName,
     stream: Annotated[str, typer.Argument(help="Whose events.", show_default=False)],
     since: Since,
     yes: Yes = False,
@@ -136,14 +136,14 @@ def replay(
 @command(
     app,
     epilog="""
-    pollwire watch office 106540352242922 msg_01J8ZK3V9Q
-    pollwire watch office 106540352242922 msg_01J8ZK3V9Q --hours 2 --follow
+    pollwire watch 106540352242922 msg_01J8ZK3V9Q --connection office
+    pollwire watch 106540352242922 msg_01J8ZK3V9Q --connection office --hours 2 --follow
     """,
 )
 def watch(
     session: Session,
+    account: Account,
     connection: ConnectionName,
-    account: AccountName,
     message_id: Annotated[str, typer.Argument(help="The provider's.", show_default=False)],
     hours: Annotated[int, typer.Option(min=1, max=720, help="For so long at most.")] = 24,
     follow: Annotated[

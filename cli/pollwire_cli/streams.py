@@ -16,7 +16,8 @@ from pollwire.providers import Provider
 from pollwire.registry import COUNTED_MAX
 from pollwire.world import watched
 
-from pollwire_cli.accounts import missing, over_of
+from pollwire_cli.accounts import Account as AccountName
+from pollwire_cli.accounts import ConnectionName, missing, over_of
 from pollwire_cli.command import command
 from pollwire_cli.output import document, fields, instant, table
 from pollwire_cli.session import Session, provider_of
@@ -30,25 +31,18 @@ SHOWN_CHARS = 16
 #: Of the rows of a stream that could not be read, so many reasons are shown.
 REASONS_MAX = 10
 
-ConnectionName = Annotated[
-    str, typer.Argument(help="Connection it is polled over.", show_default=False)
-]
-AccountName = Annotated[
-    str, typer.Argument(help="The provider's id of the account.", show_default=False)
-]
-
 
 @command(
     app,
     epilog="""
-    pollwire streams show shop 133128004
-    pollwire streams show shop 133128004 entry --json
+    pollwire streams show 133128004 --connection shop
+    pollwire streams show 133128004 entry --connection shop --json
     """,
 )
 def show(
     session: Session,
-    connection: ConnectionName,
     account: AccountName,
+    connection: ConnectionName,
     stream: Annotated[str, typer.Argument(help="The only one to show.")] = "",
 ) -> None:
     """

@@ -20,6 +20,10 @@ from tests.cli.conftest import CANARY
 HOUR_MS = 3_600_000
 NUMBER, MESSAGE = "106540352242901", "msg_01J8ZK3V9Q"
 
+#: Accounts, and what they are polled over.
+SEVEN = ("7", "--connection", "shop")
+INBOX = (NUMBER, "--connection", "inbox")
+
 
 @pytest.fixture
 def shop(operator):
@@ -62,7 +66,7 @@ def record(operator, *records, stream="entry", connection="shop", account="7"):
 
 
 def test_all_streams_are_listed_at_once(shop):
-    answer = shop.done("reconcile", "shop", "7", "--json").json
+    answer = shop.done("reconcile", *SEVEN, "--json").json
 
     streams = ["history", "entry", "contact", "entitlement"]
     streams += ["greeting", "account", "settings", "ecommerce"]
@@ -80,12 +84,15 @@ def test_what_no_check_reports_is_not_listed_unless_it_is_named(shop):
     seen = Seen("11,22")
     shop.state.note_step("shop", shard_of("7", 4), "7", Step(seen, ()))
 
-    assert shop.done("reconcile", "shop", "7", "--json").json["streams"] == ["history", "entry"]
-    assert shop.done("reconcile", "shop", "7", "contact", "--json").json["streams"] == ["contact"]
+    assert shop.done("reconcile", *SEVEN, "--json").json["streams"] == [
+        "history",
+        "entry",
+    ]
+    assert shop.done("reconcile", *SEVEN, "contact", "--json").json["streams"] == ["contact"]
 
 
 def test_some_streams_are_listed(shop):
-    said = shop.done("reconcile", "shop", "7", "contact", "greeting", "contact").out
+    said = shop.done("reconcile", *SEVEN, "contact", "greeting", "contact").out
 
     assert said == "contact, greeting of shop/7: listed from end to end now\n"
     assert asked(shop) == [("contact", marks.FULL), ("greeting", marks.FULL)]
@@ -119,8 +126,8 @@ def test_some_streams_are_listed(shop):
 def test_what_cannot_be_done_now_waits_and_says_why(shop, hinder, said):
     hinder(shop)
 
-    answer = shop.done("reconcile", "shop", "7", "contact", "--json").json
-    text = shop.done("reconcile", "shop", "7", "entry").out
+    answer = shop.done("reconcile", *SEVEN, "contact", "--json").json
+    text = shop.done("reconcile", *SEVEN, "entry").out
 
     assert (answer["at_once"], said in answer["why"]) == (False, True)
     assert f"when it is polled again ({answer['why']})" in text
@@ -134,7 +141,7 @@ def test_an_order_stands_though_no_check_can_be_queued(shop, monkeypatch):
 
     monkeypatch.setattr(orders.Queues, "send_checks", refuse)
 
-    answer = shop.done("reconcile", "shop", "7", "contact").out
+    answer = shop.done("reconcile", *SEVEN, "contact").out
 
     assert "at its next regular check" in answer
     assert asked(shop) == [("contact", marks.FULL)]
@@ -143,7 +150,7 @@ def test_an_order_stands_though_no_check_can_be_queued(shop, monkeypatch):
 def test_a_stack_without_the_queue_takes_no_order(shop, monkeypatch):
     monkeypatch.setenv("POLLWIRE_STACK", "another")
 
-    said = shop.refused("reconcile", "shop", "7")
+    said = shop.refused("reconcile", *SEVEN)
 
     assert "stack another" in said
     assert asked(shop) == []
@@ -154,8 +161,8 @@ def test_no_more_is_ordered_than_an_item_bears(shop):
     elements = [marks.element("contact", marks.FULL, number) for number in range(ORDERS_MAX)]
     shop.state.order(shop.connection(), "7", elements)
 
-    assert "stream contact: it is to be listed 8 times" in shop.refused("reconcile", "shop", "7")
-    shop.done("reconcile", "shop", "7", "entry")
+    assert "stream contact: it is to be listed 8 times" in shop.refused("reconcile", *SEVEN)
+    shop.done("reconcile", *SEVEN, "entry")
 
 
 # replay
@@ -176,7 +183,7 @@ def told(shop):
 
 
 def test_a_stream_is_told_again(told):
-    answer = told.done("replay", "shop", "7", "entry", "--since", "2h", "--yes", "--json").json
+    answer = told.done("replay", *SEVEN, "entry", "--since", "2h", "--yes", "--json").json
 
     assert (answer["done"], answer["events"], answer["at_once"]) == ("ordered", 2, True)
     ((stream, mark),) = asked(told)
@@ -189,14 +196,14 @@ def test_a_stream_is_told_again(told):
     [("90m", 2), ("3d", 3), ("1w", 3), ("7200s", 2), ("2020-01-01T00:00:00Z", 3)],
 )
 def test_since_is_an_instant_or_how_long_ago(told, since, events):
-    answer = told.done("replay", "shop", "7", "entry", "--since", since, "--yes", "--json")
+    answer = told.done("replay", *SEVEN, "entry", "--since", since, "--yes", "--json")
 
     assert answer.json["events"] == events
 
 
 @pytest.mark.parametrize("since", ["1s", "0h"])
 def test_nothing_told_is_nothing_to_tell_again(told, since):
-    words = ["replay", "shop", "7", "contact", "--since", since]
+    words = ["replay", *SEVEN, "contact", "--since", since]
 
     assert "nothing was told since" in told.done(*words).out
     assert told.done(*words, "--json").json["done"] == "nothing to tell again"
@@ -220,14 +227,14 @@ def test_nothing_told_is_nothing_to_tell_again(told, since):
     ],
 )
 def test_an_odd_since_is_wrong_usage(told, since, said):
-    answer = told.misused("replay", "shop", "7", "entry", "--since", since, "--yes")
+    answer = told.misused("replay", *SEVEN, "entry", "--since", since, "--yes")
 
     assert said in " ".join(answer.replace("│", " ").split())
     assert asked(told) == []
 
 
 def test_it_asks_before_it_floods(told, terminal):
-    words = ["replay", "shop", "7", "entry", "--since", "2h"]
+    words = ["replay", *SEVEN, "entry", "--since", "2h"]
 
     no = told.run(*words, stdin="n\n")
     assert (no.code, asked(told)) == (1, [])
@@ -239,7 +246,7 @@ def test_it_asks_before_it_floods(told, terminal):
 
 
 def test_without_somebody_to_ask_it_refuses(told):
-    said = told.refused("replay", "shop", "7", "entry", "--since", "2h")
+    said = told.refused("replay", *SEVEN, "entry", "--since", "2h")
 
     assert "give --yes" in said
     assert asked(told) == []
@@ -248,7 +255,7 @@ def test_without_somebody_to_ask_it_refuses(told):
 def test_many_are_not_counted_to_their_end(told, monkeypatch):
     monkeypatch.setattr(orders, "COUNTED_MAX", 2)
 
-    said = told.done("replay", "shop", "7", "entry", "--since", "1w", "--yes").out
+    said = told.done("replay", *SEVEN, "entry", "--since", "1w", "--yes").out
 
     assert "2 or more events" in said
 
@@ -256,7 +263,7 @@ def test_many_are_not_counted_to_their_end(told, monkeypatch):
 def test_what_an_older_version_recorded_counts_as_well(shop):
     record(shop, Record("m1", 3, at_ms=clock() - 1000))
 
-    assert shop.done("replay", "shop", "7", "entry", "--since", "2h", "--yes", "--json").json[
+    assert shop.done("replay", *SEVEN, "entry", "--since", "2h", "--yes", "--json").json[
         "events"
     ] == 1  # fmt: skip
 
@@ -273,7 +280,7 @@ def naps(monkeypatch):
 
 
 def test_a_message_is_watched(inbox):
-    answer = inbox.done("watch", "inbox", NUMBER, MESSAGE, "--hours", "2", "--json").json
+    answer = inbox.done("watch", *INBOX, MESSAGE, "--hours", "2", "--json").json
 
     assert (answer["id"], answer["done"], answer["at_once"]) == (MESSAGE, "watched", True)
     (element,) = inbox.accounts("inbox")[NUMBER].watched
@@ -299,7 +306,7 @@ def test_a_message_is_followed_until_it_is_final(inbox, naps):
 
     naps += [lambda: status(1, "sent 2026-11-21"), lambda: None, read]
 
-    lines = inbox.done("watch", "inbox", NUMBER, MESSAGE, "--follow", "--json").lines
+    lines = inbox.done("watch", *INBOX, MESSAGE, "--follow", "--json").lines
 
     assert [(one.get("status"), one.get("revision")) for one in lines[1:-1]] == [
         ("sent", 1),
@@ -314,7 +321,7 @@ def test_following_ends_with_the_time(inbox, naps, monkeypatch):
     monkeypatch.setattr(orders, "clock", lambda: clock() + sum(later))
     naps += [lambda: None, lambda: later.append(2 * HOUR_MS)]
 
-    answer = inbox.run("watch", "inbox", NUMBER, MESSAGE, "--hours", "1", "--follow")
+    answer = inbox.run("watch", *INBOX, MESSAGE, "--hours", "1", "--follow")
 
     assert answer.code == 1
     assert answer.err == f"pollwire: {MESSAGE}: its time is over, and its status is not final\n"
@@ -323,7 +330,7 @@ def test_following_ends_with_the_time(inbox, naps, monkeypatch):
 def test_following_ends_with_the_account(inbox, naps):
     naps += [lambda: inbox.state.remove_account(inbox.connection("inbox"), NUMBER)]
 
-    answer = inbox.run("watch", "inbox", NUMBER, MESSAGE, "--follow")
+    answer = inbox.run("watch", *INBOX, MESSAGE, "--follow")
 
     assert answer.code == 1
     assert f"account inbox/{NUMBER}: there is none" in answer.err
@@ -334,14 +341,14 @@ def test_following_ends_with_the_account(inbox, naps):
     ["", "hello", "msg_", f"msg_{'x' * 65}", "msg_1\n", "msg_1@2", "x" * 5000, "\x1b[2J"],
 )
 def test_an_odd_message_id_is_refused(inbox, identity):
-    said = inbox.refused("watch", "inbox", NUMBER, identity)
+    said = inbox.refused("watch", *INBOX, identity)
 
     assert "message id: kirimdev's are of the form msg_" in said
     assert inbox.accounts("inbox")[NUMBER].watched == frozenset()
 
 
 def test_a_provider_without_messages_to_watch_says_so(shop):
-    said = shop.refused("watch", "shop", "7", MESSAGE)
+    said = shop.refused("watch", *SEVEN, MESSAGE)
 
     assert "connection shop: youmail has no messages to be watched" in said
 
@@ -350,16 +357,18 @@ def test_a_provider_without_messages_to_watch_says_so(shop):
 
 
 EACH = [
-    pytest.param(["reconcile", "{}", "{}"], id="reconcile"),
-    pytest.param(["replay", "{}", "{}", "entry", "--since", "2h", "--yes"], id="replay"),
-    pytest.param(["watch", "{}", "{}", MESSAGE], id="watch"),
+    pytest.param(["reconcile", "{}", "--connection", "{}"], id="reconcile"),
+    pytest.param(
+        ["replay", "{}", "--connection", "{}", "entry", "--since", "2h", "--yes"], id="replay"
+    ),
+    pytest.param(["watch", "{}", "--connection", "{}", MESSAGE], id="watch"),
 ]
 
 
 @pytest.mark.parametrize("words", EACH)
 def test_what_is_not_there_is_named(shop, words):
     def refused(connection, account):
-        filled = iter((connection, account))
+        filled = iter((account, connection))
         return shop.refused(*(next(filled) if word == "{}" else word for word in words))
 
     assert "connection nowhere: there is none" in refused("nowhere", "7")
@@ -373,21 +382,21 @@ def test_what_is_not_there_is_named(shop, words):
 def test_a_stream_that_is_not_there_is_named(shop, word):
     more = ["--since", "2h", "--yes"] if word == "replay" else []
 
-    assert "stream: youmail has history" in shop.refused(word, "shop", "7", "fax", *more)
+    assert "stream: youmail has history" in shop.refused(word, *SEVEN, "fax", *more)
     assert asked(shop) == []
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        ["reconcile", "shop"],
-        ["replay", "shop", "7", "entry"],
-        ["replay", "shop", "7", "--since", "2h"],
-        ["watch", "shop", "7"],
-        ["watch", "shop", "7", MESSAGE, "--hours", "0"],
-        ["watch", "shop", "7", MESSAGE, "--hours", "1000"],
-        ["watch", "shop", "7", MESSAGE, "--hours", "x"],
-        ["reconcile", "shop", "7", "--password", CANARY[:6]],
+        ["reconcile", "--connection", "shop"],
+        ["replay", *SEVEN, "entry"],
+        ["replay", *SEVEN, "--since", "2h"],
+        ["watch", *SEVEN],
+        ["watch", *SEVEN, MESSAGE, "--hours", "0"],
+        ["watch", *SEVEN, MESSAGE, "--hours", "1000"],
+        ["watch", *SEVEN, MESSAGE, "--hours", "x"],
+        ["reconcile", *SEVEN, "--password", CANARY[:6]],
     ],
     ids=" ".join,
 )
@@ -400,4 +409,4 @@ def test_wrong_words_are_wrong_usage(shop, words):
 def test_an_account_that_goes_meanwhile_is_named(shop, monkeypatch):
     monkeypatch.setattr(type(shop.state), "order", lambda *words: False)
 
-    assert "account shop/7: there is none" in shop.refused("reconcile", "shop", "7")
+    assert "account shop/7: there is none" in shop.refused("reconcile", *SEVEN)

@@ -15,6 +15,10 @@ JOB = DeltaJob("shop", 0, "7", "entry", (), 1_700_000_000_000)
 LONG = "token-that-opens-a-list-for-whoever-has-it"
 MARKS = "11,22,33,44,55,66,77,88"
 
+#: Accounts, and what they are polled over.
+SEVEN = ("7", "--connection", "shop")
+INBOX = ("106540352242901", "--connection", "inbox")
+
 
 @pytest.fixture
 def shop(operator):
@@ -24,7 +28,7 @@ def shop(operator):
 
 
 def shown(operator, *words, stream="entry"):
-    found = operator.done("streams", "show", "shop", "7", *words, "--json").lines
+    found = operator.done("streams", "show", *SEVEN, *words, "--json").lines
     return next(one for one in found if one["stream"] == stream)
 
 
@@ -34,7 +38,7 @@ def commit(operator, state=None, records=(), bad_rows=None, job=JOB):
 
 
 def test_all_streams_are_shown(shop):
-    found = shop.done("streams", "show", "shop", "7", "--json").lines
+    found = shop.done("streams", "show", *SEVEN, "--json").lines
 
     assert [one["stream"] for one in found] == [
         *("history", "entry", "contact", "entitlement"),
@@ -118,7 +122,7 @@ def test_no_token_is_shown_whole(shop, words):
     commit(shop, StreamState(drained_ms=5, place=LONG, drain=drain))
     shop.state.note_step("shop", 0, "7", Step(Seen(f"1{LONG}"), (f"entry@5@{LONG}",)))
 
-    answer = shop.done("streams", "show", "shop", "7", *words)
+    answer = shop.done("streams", "show", *SEVEN, *words)
 
     assert LONG not in answer.out
 
@@ -129,7 +133,7 @@ def test_a_mark_of_each_provider_is_read(operator):
     raw = '{"conversations":"abc","messages":{}}'
     operator.state.note_step("inbox", 0, "106540352242901", Step(Seen(raw), ()))
 
-    words = ["streams", "show", "inbox", "106540352242901", "--json"]
+    words = ["streams", "show", *INBOX, "--json"]
     found = {one["stream"]: one["mark"] for one in operator.done(*words).lines}
 
     assert found == {"conversations": "abc", "message-status": None}
@@ -149,14 +153,14 @@ def test_trouble_is_shown(shop):
 def test_one_stream_is_a_field_a_line(shop):
     commit(shop, StreamState(drained_ms=clock()), [Record("m1")], {"x": "id: is missing"})
 
-    said = shop.done("streams", "show", "shop", "7", "entry").out
+    said = shop.done("streams", "show", *SEVEN, "entry").out
 
     assert "records          1\n" in said
     assert "id: is missing" in said
 
 
 def test_many_streams_are_a_line_each(shop):
-    lines = shop.done("streams", "show", "shop", "7").out.splitlines()
+    lines = shop.done("streams", "show", *SEVEN).out.splitlines()
 
     assert len(lines) == 9
     assert lines[0].split() == ["stream", "lag", "last", "change", "last", "drain", *(
@@ -178,8 +182,8 @@ def test_a_stream_that_cannot_be_read_is_shown(shop, attributes):
     put(shop, "stream#shop#7#entry", "cursor", attributes)
 
     assert shown(shop)["broken"]
-    assert "cannot be read" in shop.done("streams", "show", "shop", "7").out
-    assert "cannot be read" in shop.done("streams", "show", "shop", "7", "entry").out
+    assert "cannot be read" in shop.done("streams", "show", *SEVEN).out
+    assert "cannot be read" in shop.done("streams", "show", *SEVEN, "entry").out
 
 
 def test_an_account_that_cannot_be_read_is_shown(shop):
@@ -212,24 +216,30 @@ def test_a_terminal_is_not_steered(shop):
     commit(shop, bad_rows={"x": "\x1b[31mred"})
 
     for words in ([], ["entry"]):
-        assert "\x1b" not in shop.done("streams", "show", "shop", "7", *words).out
+        assert "\x1b" not in shop.done("streams", "show", *SEVEN, *words).out
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        pytest.param(["nowhere", "7"], "connection nowhere: there is none", id="connection"),
-        pytest.param(["a b", "7"], "connection: 1 to 64 letters", id="odd connection"),
-        pytest.param(["shop", "8"], "account shop/8: there is none", id="account"),
-        pytest.param(["shop", "a#b"], "account: 1 to 200 letters", id="odd account"),
-        pytest.param(["shop", "7", "fax"], "stream: youmail has history, entry", id="stream"),
-        pytest.param(["shop", "7", "\x1b"], "stream: youmail has", id="odd stream"),
+        pytest.param(
+            ["7", "--connection", "nowhere"], "connection nowhere: there is none", id="connection"
+        ),
+        pytest.param(
+            ["7", "--connection", "a b"], "connection: 1 to 64 letters", id="odd connection"
+        ),
+        pytest.param(["8", "--connection", "shop"], "account shop/8: there is none", id="account"),
+        pytest.param(
+            ["a#b", "--connection", "shop"], "account: 1 to 200 letters", id="odd account"
+        ),
+        pytest.param([*SEVEN, "fax"], "stream: youmail has history, entry", id="stream"),
+        pytest.param([*SEVEN, "\x1b"], "stream: youmail has", id="odd stream"),
     ],
 )
 def test_what_is_not_there_is_named(shop, words, said):
     assert said in shop.refused("streams", "show", *words)
 
 
-@pytest.mark.parametrize("words", [[], ["shop"], ["shop", "7", "entry", "contact"]])
+@pytest.mark.parametrize("words", [[], ["--connection", "shop"], [*SEVEN, "entry", "contact"]])
 def test_wrong_words_are_wrong_usage(shop, words):
     shop.misused("streams", "show", *words)
