@@ -122,7 +122,6 @@ def check(world: World, job: CheckJob) -> Counts:
     spent: dict[str, int] = {}
     answers = _answers(world, job, connection, provider, polled, spent)
     counts["polled"] += len(polled)
-    counts["unchanged"] += sum(answer is polled[key].seen for key, answer in answers)
     counts.update(world.tally() - before)
     if _is_outage(connection, answers):
         counts["outage"] += 1
@@ -332,8 +331,10 @@ def _note_answers(
 ) -> list[DeltaJob]:
     """Write what the answers say, if anything; return the delta jobs that they ask for."""
     jobs: list[DeltaJob] = []
+    unchanged = 0
     for key, answer in answers:
         poll = polled[key]
+        unchanged += answer is poll.seen
         if poll.is_idle(answer):
             continue
         try:
@@ -344,6 +345,7 @@ def _note_answers(
             if isinstance(error, RateLimited) and spent.get(key, 0) <= error.retry_after_s:
                 spent.pop(key, None)  # It is left alone for as long already.
         jobs += _delta_jobs(job, provider, poll, pending)
+    counts["unchanged"] += unchanged
     # A look that learned nothing may have had no answer at all.
     heard = (
         not (isinstance(answer, Unasked) or (job.after_s and answer is polled[key].seen))

@@ -99,7 +99,7 @@ class Hosts:
             )
         if not (url.isascii() and url.isprintable()) or " " in url or "\\" in url or "#" in url:
             raise Misconfigured(f"{origin.host}: the path has characters that must be quoted")
-        if _DOTS.search(url):
+        if ("/." in url or "/%" in url) and _DOTS.search(url):
             raise Misconfigured(f"{origin.host}: the path has a part '.' or '..'")
         if request.secret and not origin.confidential:
             raise Misconfigured(
