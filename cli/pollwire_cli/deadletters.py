@@ -12,7 +12,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 from pollwire.errors import Misconfigured, NotPublished
 
-from pollwire_cli.queues import Queue, QueueArn, dead_letters, job_queues, waiting
+from pollwire_cli.queues import Queue, QueueArn, dead_letters, dead_queue, job_queues, waiting
 from pollwire_cli.session import Session
 from pollwire_cli.subscribers import Subscribers, Subscription
 
@@ -129,11 +129,10 @@ class Moved:
 def found(session: Session) -> list[DeadLetters]:
     """Find the dead-letter queues of a stack's jobs, and of those that receive its events."""
     sqs = session.client("sqs")
-    _, partition, _, region, account, _ = session.topic_arn.split(":")
     queues: list[DeadLetters] = []
     for name in job_queues(session.name):
-        dead = session.name + "-dead" + name.removeprefix(session.name)
-        arn, back = (QueueArn(partition, region, account, one) for one in (dead, name))
+        dead = dead_queue(session.name, name)
+        arn, back = (QueueArn.named(one, session.topic_arn) for one in (dead, name))
         queue = _queue(sqs, arn)
         queues += [DeadLetters(JOBS, queue, (back,))] if queue else []
     back_of: dict[QueueArn, list[QueueArn]] = {}

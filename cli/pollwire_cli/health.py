@@ -25,7 +25,7 @@ from pollwire.providers import registered
 
 from pollwire_cli import deadletters
 from pollwire_cli.command import reason
-from pollwire_cli.queues import Queue, dead_letters, job_queues
+from pollwire_cli.queues import Queue, QueueArn, dead_letters, job_queues
 from pollwire_cli.session import Session, aws_time, provider_of
 from pollwire_cli.subscribers import Subscribers, Subscription, require_readable_key
 from pollwire_cli.subscriptions import tail_prefix
@@ -194,7 +194,7 @@ def permissions(session: Session) -> Said:
         "key": session.key_arn,
         "stack": session.described["StackId"],
         "topic": session.topic_arn,
-        "queues": f"arn:{partition}:sqs:{region}:{account}:{session.name}-tail-1.fifo",
+        "queues": str(QueueArn.named(f"{tail_prefix(session)}1.fifo", session.topic_arn)),
     }
     denied = []
     for kind, actions in ACTIONS.items():
@@ -307,14 +307,10 @@ def mappings(session: Session) -> Said:
             for one in found
             if one["State"] not in ("Enabled", "Enabling", "Updating", "Creating")
         ]
-    yield (
-        (FAILED, f"event source mappings: {'; '.join(wrong)}")
-        if wrong
-        else (
-            OK,
-            f"{count} are enabled",
-        )
-    )
+    if wrong:
+        yield FAILED, f"event source mappings: {'; '.join(wrong)}"
+    else:
+        yield OK, f"{count} are enabled"
 
 
 def schedule(session: Session) -> Said:

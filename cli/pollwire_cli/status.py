@@ -24,7 +24,7 @@ from pollwire.providers import registered
 from pollwire_cli.command import command
 from pollwire_cli.logs import Logs
 from pollwire_cli.output import document, instant, plain, table
-from pollwire_cli.queues import job_queues
+from pollwire_cli.queues import WAITING, dead_queue, job_queues
 from pollwire_cli.recent import Told, percentile
 from pollwire_cli.session import Session
 
@@ -286,8 +286,7 @@ def _queues(session: Session, notes: list[str]) -> list[dict[str, Any]]:
 
 def _names(stack: str) -> list[str]:
     jobs = job_queues(stack)
-    dead = [f"{stack}-dead-{name.removeprefix(f'{stack}-')}" for name in jobs]
-    return [*jobs, *dead, *_optional(stack)]
+    return [*jobs, *(dead_queue(stack, name) for name in jobs), *_optional(stack)]
 
 
 def _optional(stack: str) -> list[str]:
@@ -296,9 +295,8 @@ def _optional(stack: str) -> list[str]:
 
 
 def _queue(sqs: Any, stack: str, name: str, url: str, oldest_s: int | None) -> dict[str, Any]:
-    kinds = [f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisible", "Delayed")]
-    answer = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=kinds)
-    waiting, at_work, delayed = (int(answer["Attributes"].get(kind, 0)) for kind in kinds)
+    answer = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=list(WAITING))
+    waiting, at_work, delayed = (int(answer["Attributes"].get(name, 0)) for name in WAITING)
     return {
         "queue": name,
         "dead": name.startswith((f"{stack}-dead-", f"{stack}-undelivered")),

@@ -183,14 +183,13 @@ class Subscribers:
 
 def made_dead_letters(session: Session, arn: QueueArn) -> QueueArn:
     """Name the queue that is made for what cannot be delivered to another one."""
-    account, region = session.topic_arn.split(":")[4], session.topic_arn.split(":")[3]
     stem = f"{session.name}-undelivered-{arn.name.removesuffix(FIFO)}"
-    if arn.account != account:  # Other accounts may have a queue of the same name.
+    if not arn.beside(session.topic_arn):  # Other accounts may have a queue of the same name.
         stem += f"-{arn.account}"
     if len(stem) + len(FIFO) > NAME_CHARS_MAX:
         hashed = hashlib.sha256(stem.encode()).hexdigest()[:8]
         stem = f"{stem[: NAME_CHARS_MAX - len(FIFO) - 9]}-{hashed}"
-    return QueueArn(arn.partition, region, account, stem + FIFO)
+    return QueueArn.named(stem + FIFO, session.topic_arn)
 
 
 def make_dead_letters(session: Session, arn: QueueArn) -> QueueArn:
