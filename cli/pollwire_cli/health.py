@@ -26,7 +26,7 @@ from pollwire.providers import registered
 from pollwire_cli import deadletters
 from pollwire_cli.command import reason
 from pollwire_cli.queues import Queue, QueueArn, dead_letters, job_queues
-from pollwire_cli.session import Session, aws_time, provider_of
+from pollwire_cli.session import Session, aws_time, is_denied, provider_of
 from pollwire_cli.subscribers import Subscribers, Subscription, require_readable_key
 from pollwire_cli.subscriptions import tail_prefix
 
@@ -45,9 +45,6 @@ SUBSCRIPTIONS_MAX = 100
 
 #: Seconds that all hosts together have to answer.
 HOSTS_S = 10
-
-#: How AWS, and emulators, say that a call is not allowed.
-DENIED = re.compile("AccessDenied|AuthorizationError|Unauthorized|NotAuthorized|Forbidden")
 
 #: What the commands do, by what they do it to.
 ACTIONS = {
@@ -140,7 +137,7 @@ def _judged(error: ClientError) -> tuple[str, str]:
     """Tell a call that is not allowed, or not there at all, from one that fails."""
     code = str(error.response["Error"].get("Code", ""))
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if DENIED.search(code):
+    if is_denied(error):
         needed = {one.partition(":")[2] for actions in ACTIONS.values() for one in actions}
         if error.operation_name in needed:
             return FAILED, f"{reason(error)}; commands need it: have it allowed"
@@ -230,8 +227,7 @@ def _principal(session: Session) -> str | None:
 def stack(session: Session) -> Said:
     """Is the stack whole?"""
     status = session.described["StackStatus"]
-    there = {one["OutputKey"] for one in session.described.get("Outputs", [])}
-    missing = [name for name in OUTPUTS if name not in there]
+    missing = [name for name in OUTPUTS if name not in session.outputs]
     if missing:
         yield FAILED, f"{session.name} has no output {', '.join(missing)}; deploy it again"
     elif status.endswith("_IN_PROGRESS"):
@@ -247,8 +243,7 @@ def stack(session: Session) -> Said:
 def version(session: Session) -> Said:
     """Are the command and the stack of one version?"""
     ours = pollwire.__version__
-    outputs = {one["OutputKey"]: one["OutputValue"] for one in session.described.get("Outputs", [])}
-    theirs = outputs.get("Version", "")
+    theirs = session.outputs.get("Version", "")
     if theirs == ours:
         yield OK, f"{ours}, the command and the stack"
     else:
@@ -259,7 +254,7 @@ def version(session: Session) -> Said:
 def functions(session: Session) -> Said:
     """Are all functions there, and able to run?"""
     names, wrong = function_names(session.name), []
-    if any(one["OutputKey"] == "PushUrl" for one in session.described.get("Outputs", [])):
+    if "PushUrl" in session.outputs:
         names.append(f"{session.name}-push")
     client = session.client("lambda")
     for name in names:
@@ -328,12 +323,8 @@ def schedule(session: Session) -> Said:
 
 def quotas(session: Session) -> Said:
     """Does the AWS account let as many functions run as the stack may want?"""
-    given = {
-        one["ParameterKey"]: one.get("ParameterValue", "")
-        for one in session.described.get("Parameters", [])
-    }
-    checks = int(given.get("CheckConcurrency") or 10)
-    deltas = int(given.get("DeltaConcurrency") or 5)
+    checks = int(session.parameters.get("CheckConcurrency") or 10)
+    deltas = int(session.parameters.get("DeltaConcurrency") or 5)
     providers = registered().values()
     streams = sum(len(one.streams) for one in providers)
     wanted = 1 + checks * len(providers) + deltas * streams

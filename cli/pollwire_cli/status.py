@@ -26,7 +26,7 @@ from pollwire_cli.logs import Logs
 from pollwire_cli.output import document, instant, plain, table
 from pollwire_cli.queues import WAITING, dead_queue, job_queues
 from pollwire_cli.recent import Told, percentile
-from pollwire_cli.session import Session
+from pollwire_cli.session import Session, is_denied
 
 app = typer.Typer()
 
@@ -43,8 +43,6 @@ COLUMNS = (
     *("provider", "accounts", "due", "overdue", "paused", "failing", "pending"),
     *("oldest pending", "lag p50", "lag p99", "polls", "unchanged", "changes"),
 )
-
-REFUSALS = {"AccessDenied", "AccessDeniedException", "AuthorizationError", "UnauthorizedOperation"}
 
 
 @dataclass
@@ -144,9 +142,9 @@ def _allowed(notes: list[str], what: str, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except ClientError as error:
-        code = error.response["Error"]["Code"]
-        if code not in REFUSALS:
+        if not is_denied(error):
             raise
+        code = error.response["Error"]["Code"]
         notes.append(f"{what}: not known, since {error.operation_name} is not allowed ({code})")
         return None
 
