@@ -32,7 +32,7 @@ from pollwire_cli.subscriptions import tail_prefix
 
 OK, WARNING, FAILED, UNKNOWN = "ok", "warning", "failed", "unknown"
 
-OUTPUTS = ("EventsTopicArn", "KeyArn", "ScheduleFunctionName", "StateTableName")
+OUTPUTS = ("ChecksQueueUrl", "EventsTopicArn", "KeyArn", "ScheduleFunctionName", "StateTableName")
 
 #: AWS refuses a call whose clock is five minutes off.
 SKEW_S, SKEW_S_MAX = 30, 240
