@@ -147,9 +147,6 @@ def _judged(error: ClientError) -> tuple[str, str]:
     return FAILED, reason(error)
 
 
-# -- who asks, and when
-
-
 def credentials(session: Session) -> Said:
     """Are these credentials good?"""
     sts = session.client("sts")
@@ -219,9 +216,6 @@ def _principal(session: Session) -> str | None:
         role = session.client("iam").get_role(RoleName=name.split("/")[0])
         return str(role["Role"]["Arn"])
     return arn
-
-
-# -- what is deployed
 
 
 def stack(session: Session) -> Said:
@@ -342,9 +336,6 @@ def key(session: Session) -> Said:
     """Can credentials be sealed?"""
     session.sealer.seal({"doctor": "check"}, "doctor", "check")
     yield OK, "credentials can be sealed"
-
-
-# -- what is in it
 
 
 def state(session: Session) -> Said:

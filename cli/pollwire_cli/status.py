@@ -149,9 +149,6 @@ def _allowed(notes: list[str], what: str, read: Callable[[], Any]) -> Any:
         return None
 
 
-# The table
-
-
 def _accounts(
     session: Session, connections: Sequence[Connection], notes: list[str]
 ) -> dict[str, Accounts]:
@@ -167,9 +164,6 @@ def _accounts(
                 "paused, failing and pending count those"
             )
     return found
-
-
-# The log
 
 
 def _logs(
@@ -263,9 +257,6 @@ def _turns(
     return due, overdue
 
 
-# The queues
-
-
 def _queues(session: Session, notes: list[str]) -> list[dict[str, Any]]:
     """Ask the stack's queues what lies in them."""
     sqs = session.client("sqs")
@@ -334,9 +325,6 @@ def _ages(session: Session, names: Sequence[str]) -> dict[str, int]:
     values = {found["Id"]: found.get("Values") for found in answer.get("MetricDataResults", ())}
     ages = {name: values.get(f"q{number}") for number, name in enumerate(names)}
     return {name: round(found[0]) for name, found in ages.items() if found}
-
-
-# What a person sees
 
 
 def _show(found: Mapping[str, Any]) -> None:

@@ -184,9 +184,6 @@ def _line(cells: tuple[str, ...]) -> str:
     return "  ".join(written).rstrip()
 
 
-# -- its queue
-
-
 @contextmanager
 def _queue(session: Session, policy: Policy) -> Iterator[Queue]:
     """Make a queue that receives events, and remove it at the end, however that comes."""
@@ -267,9 +264,6 @@ def _remove(session: Session, subscribers: Subscribers, arn: QueueArn, listed: A
 
 def _alive(now_s: float) -> dict[str, str]:
     return {ALIVE_TAG: str(int(now_s) + ALIVE_S)}
-
-
-# -- its end
 
 
 @contextmanager
