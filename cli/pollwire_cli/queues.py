@@ -159,6 +159,14 @@ class Queue:
         self._sqs.set_queue_attributes(QueueUrl=self.url, Attributes={"Policy": text})
 
 
+def find_queue(sqs: Any, arn: QueueArn) -> Queue | None:
+    """Look a queue up, or return ``None`` if there is none."""
+    try:
+        return Queue(sqs, arn)
+    except Misconfigured:
+        return None
+
+
 def make_fifo(sqs: Any, arn: QueueArn, topic_arn: str, **wanted: Any) -> Queue:
     """
     Make an encrypted FIFO queue that a topic may send to, and that takes no call without TLS.

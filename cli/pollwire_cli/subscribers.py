@@ -22,6 +22,7 @@ from pollwire_cli.queues import (
     SNS,
     Queue,
     QueueArn,
+    find_queue,
     make_fifo,
 )
 from pollwire_cli.session import Session
@@ -195,9 +196,9 @@ def made_dead_letters(session: Session, arn: QueueArn) -> QueueArn:
 def make_dead_letters(session: Session, arn: QueueArn) -> QueueArn:
     """Make that queue, or have it let the topic in if it is there."""
     sqs, made = session.client("sqs"), made_dead_letters(session, arn)
-    try:
-        Queue(sqs, made).open_to(session.topic_arn)
-    except Misconfigured:
+    if found := find_queue(sqs, made):
+        found.open_to(session.topic_arn)
+    else:
         kept = {"MessageRetentionPeriod": str(RETENTION_S)}
         make_fifo(sqs, made, session.topic_arn, Attributes=kept)
     return made
