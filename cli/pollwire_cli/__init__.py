@@ -1,7 +1,8 @@
 """
 The operator's command, for a deployed stack.
 
-    app            the command and its parts; what becomes of an error
+    app            the command and its parts
+    command        what all of them have in common: their options, what becomes of an error
     connections    pollwire connections ...
     accounts       pollwire accounts ...
     streams        pollwire streams ...

@@ -270,7 +270,7 @@ def pairs(words: list[str] | None, option: str) -> Mapping[str, str]:
 
 def confirm(question: str, yes: bool, otherwise: str = "nothing was removed") -> None:
     """
-    Ask before something is destroyed.
+    Ask before something that cannot be taken back.
 
     Args:
         otherwise: What is so if the answer is no.

@@ -12,7 +12,15 @@ from typing import Any
 from botocore.exceptions import ClientError
 from pollwire.errors import Misconfigured, NotPublished
 
-from pollwire_cli.queues import Queue, QueueArn, dead_letters, job_queues, waiting
+from pollwire_cli.queues import (
+    Queue,
+    QueueArn,
+    dead_letters,
+    dead_queue,
+    find_queue,
+    job_queues,
+    waiting,
+)
 from pollwire_cli.session import Session
 from pollwire_cli.subscribers import Subscribers, Subscription
 
@@ -129,19 +137,18 @@ class Moved:
 def found(session: Session) -> list[DeadLetters]:
     """Find the dead-letter queues of a stack's jobs, and of those that receive its events."""
     sqs = session.client("sqs")
-    _, partition, _, region, account, _ = session.topic_arn.split(":")
     queues: list[DeadLetters] = []
     for name in job_queues(session.name):
-        dead = session.name + "-dead" + name.removeprefix(session.name)
-        arn, back = (QueueArn(partition, region, account, one) for one in (dead, name))
-        queue = _queue(sqs, arn)
+        dead = dead_queue(session.name, name)
+        arn, back = (QueueArn.named(one, session.topic_arn) for one in (dead, name))
+        queue = find_queue(sqs, arn)
         queues += [DeadLetters(JOBS, queue, (back,))] if queue else []
     back_of: dict[QueueArn, list[QueueArn]] = {}
     for one in Subscribers(session).all():
         for arn in _dead_of(session, one):
             back_of.setdefault(arn, []).extend([one.queue] if one.queue else [])
     for arn, backs in back_of.items():
-        queue = _queue(sqs, arn)
+        queue = find_queue(sqs, arn)
         queues += [DeadLetters(EVENTS, queue, tuple(dict.fromkeys(backs)))] if queue else []
     return queues
 
@@ -177,17 +184,10 @@ def _dead_of(session: Session, one: Subscription) -> Iterator[QueueArn]:
     if undelivered:
         yield undelivered
     if one.queue and one.queue.beside(session.topic_arn):
-        queue = _queue(session.client("sqs"), one.queue)
+        queue = find_queue(session.client("sqs"), one.queue)
         undigested = dead_letters(queue.attributes()) if queue else None
         if undigested:
             yield undigested
-
-
-def _queue(sqs: Any, arn: QueueArn) -> Queue | None:
-    try:
-        return Queue(sqs, arn)
-    except Misconfigured:
-        return None
 
 
 def _entry(message: Mapping[str, Any], target: QueueArn) -> tuple[str, dict[str, Any]]:

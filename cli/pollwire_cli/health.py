@@ -25,14 +25,14 @@ from pollwire.providers import registered
 
 from pollwire_cli import deadletters
 from pollwire_cli.command import reason
-from pollwire_cli.queues import Queue, dead_letters, job_queues
-from pollwire_cli.session import Session, aws_time, provider_of
+from pollwire_cli.queues import Queue, QueueArn, dead_letters, job_queues
+from pollwire_cli.session import Session, aws_time, is_denied, provider_of
 from pollwire_cli.subscribers import Subscribers, Subscription, require_readable_key
 from pollwire_cli.subscriptions import tail_prefix
 
 OK, WARNING, FAILED, UNKNOWN = "ok", "warning", "failed", "unknown"
 
-OUTPUTS = ("EventsTopicArn", "KeyArn", "ScheduleFunctionName", "StateTableName")
+OUTPUTS = ("ChecksQueueUrl", "EventsTopicArn", "KeyArn", "ScheduleFunctionName", "StateTableName")
 
 #: AWS refuses a call whose clock is five minutes off.
 SKEW_S, SKEW_S_MAX = 30, 240
@@ -45,9 +45,6 @@ SUBSCRIPTIONS_MAX = 100
 
 #: Seconds that all hosts together have to answer.
 HOSTS_S = 10
-
-#: How AWS, and emulators, say that a call is not allowed.
-DENIED = re.compile("AccessDenied|AuthorizationError|Unauthorized|NotAuthorized|Forbidden")
 
 #: What the commands do, by what they do it to.
 ACTIONS = {
@@ -140,7 +137,7 @@ def _judged(error: ClientError) -> tuple[str, str]:
     """Tell a call that is not allowed, or not there at all, from one that fails."""
     code = str(error.response["Error"].get("Code", ""))
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if DENIED.search(code):
+    if is_denied(error):
         needed = {one.partition(":")[2] for actions in ACTIONS.values() for one in actions}
         if error.operation_name in needed:
             return FAILED, f"{reason(error)}; commands need it: have it allowed"
@@ -148,9 +145,6 @@ def _judged(error: ClientError) -> tuple[str, str]:
     if status in (404, 405, 501) or code in ("404", "InvalidAction", "UnknownOperationException"):
         return UNKNOWN, f"{error.operation_name} is not there; an emulator lacks some calls"
     return FAILED, reason(error)
-
-
-# -- who asks, and when
 
 
 def credentials(session: Session) -> Said:
@@ -194,7 +188,7 @@ def permissions(session: Session) -> Said:
         "key": session.key_arn,
         "stack": session.described["StackId"],
         "topic": session.topic_arn,
-        "queues": f"arn:{partition}:sqs:{region}:{account}:{session.name}-tail-1.fifo",
+        "queues": str(QueueArn.named(f"{tail_prefix(session)}1.fifo", session.topic_arn)),
     }
     denied = []
     for kind, actions in ACTIONS.items():
@@ -224,14 +218,10 @@ def _principal(session: Session) -> str | None:
     return arn
 
 
-# -- what is deployed
-
-
 def stack(session: Session) -> Said:
     """Is the stack whole?"""
     status = session.described["StackStatus"]
-    there = {one["OutputKey"] for one in session.described.get("Outputs", [])}
-    missing = [name for name in OUTPUTS if name not in there]
+    missing = [name for name in OUTPUTS if name not in session.outputs]
     if missing:
         yield FAILED, f"{session.name} has no output {', '.join(missing)}; deploy it again"
     elif status.endswith("_IN_PROGRESS"):
@@ -247,8 +237,7 @@ def stack(session: Session) -> Said:
 def version(session: Session) -> Said:
     """Are the command and the stack of one version?"""
     ours = pollwire.__version__
-    outputs = {one["OutputKey"]: one["OutputValue"] for one in session.described.get("Outputs", [])}
-    theirs = outputs.get("Version", "")
+    theirs = session.outputs.get("Version", "")
     if theirs == ours:
         yield OK, f"{ours}, the command and the stack"
     else:
@@ -259,7 +248,7 @@ def version(session: Session) -> Said:
 def functions(session: Session) -> Said:
     """Are all functions there, and able to run?"""
     names, wrong = function_names(session.name), []
-    if any(one["OutputKey"] == "PushUrl" for one in session.described.get("Outputs", [])):
+    if "PushUrl" in session.outputs:
         names.append(f"{session.name}-push")
     client = session.client("lambda")
     for name in names:
@@ -307,14 +296,10 @@ def mappings(session: Session) -> Said:
             for one in found
             if one["State"] not in ("Enabled", "Enabling", "Updating", "Creating")
         ]
-    yield (
-        (FAILED, f"event source mappings: {'; '.join(wrong)}")
-        if wrong
-        else (
-            OK,
-            f"{count} are enabled",
-        )
-    )
+    if wrong:
+        yield FAILED, f"event source mappings: {'; '.join(wrong)}"
+    else:
+        yield OK, f"{count} are enabled"
 
 
 def schedule(session: Session) -> Said:
@@ -332,12 +317,8 @@ def schedule(session: Session) -> Said:
 
 def quotas(session: Session) -> Said:
     """Does the AWS account let as many functions run as the stack may want?"""
-    given = {
-        one["ParameterKey"]: one.get("ParameterValue", "")
-        for one in session.described.get("Parameters", [])
-    }
-    checks = int(given.get("CheckConcurrency") or 10)
-    deltas = int(given.get("DeltaConcurrency") or 5)
+    checks = int(session.parameters.get("CheckConcurrency") or 10)
+    deltas = int(session.parameters.get("DeltaConcurrency") or 5)
     providers = registered().values()
     streams = sum(len(one.streams) for one in providers)
     wanted = 1 + checks * len(providers) + deltas * streams
@@ -355,9 +336,6 @@ def key(session: Session) -> Said:
     """Can credentials be sealed?"""
     session.sealer.seal({"doctor": "check"}, "doctor", "check")
     yield OK, "credentials can be sealed"
-
-
-# -- what is in it
 
 
 def state(session: Session) -> Said:

@@ -64,9 +64,9 @@ class Logs:
         """
         group, read_ms, left = f"/aws/lambda/{self._stack}-{function}", self._now_ms, PAGES_MAX
         for begin_ms, end_ms in self._parts():
-            for message, is_last in self._pages(group, begin_ms, end_ms, left):
+            for lines, is_last in self._pages(group, begin_ms, end_ms, left):
                 left -= 1
-                for line in message:
+                for line in lines:
                     self.recent.add(line)
                 if is_last:
                     read_ms = begin_ms

@@ -50,8 +50,6 @@ UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_8
 #: Whoever follows a message looks at the table as often.
 LOOK_S = 2
 
-HOUR_MS = 3_600_000
-
 
 @command(
     app,
@@ -157,7 +155,7 @@ def watch(
     """
     over, found = account_of(session, connection, account)
     stream = _watched_stream(over, message_id)
-    until_ms = session.now_ms + hours * HOUR_MS
+    until_ms = session.now_ms + hours * UNITS_MS["h"]
     queues = session.queues
     if not session.state.watch(over, account, message_id, until_ms):
         raise missing(connection, account)

@@ -21,6 +21,9 @@ FIFO = ".fifo"
 SNS = "sns.amazonaws.com"
 RETENTION_S = 14 * 24 * 3600  # The longest there is.
 
+#: A queue's messages, about: those that can be had, those in flight, those that are delayed.
+WAITING = tuple(f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisible", "Delayed"))
+
 _ARN = re.compile(
     r"arn:(?P<partition>aws[a-z-]*):sqs:(?P<region>[a-z0-9-]+):(?P<account>[0-9]{12})"
     r":(?P<name>[A-Za-z0-9_-]+(?:\.fifo)?)"
@@ -53,6 +56,12 @@ class QueueArn:
                 f"{text!r:.100} is no ARN of a queue: arn:aws:sqs:REGION:ACCOUNT:NAME is expected"
             )
         return cls(**found.groupdict())
+
+    @classmethod
+    def named(cls, name: str, topic_arn: str) -> QueueArn:
+        """Name a queue in the account and region of a topic."""
+        _, partition, _, region, account, _ = topic_arn.split(":")
+        return cls(partition, region, account, name)
 
     @property
     def is_fifo(self) -> bool:
@@ -150,6 +159,14 @@ class Queue:
         self._sqs.set_queue_attributes(QueueUrl=self.url, Attributes={"Policy": text})
 
 
+def find_queue(sqs: Any, arn: QueueArn) -> Queue | None:
+    """Look a queue up, or return ``None`` if there is none."""
+    try:
+        return Queue(sqs, arn)
+    except Misconfigured:
+        return None
+
+
 def make_fifo(sqs: Any, arn: QueueArn, topic_arn: str, **wanted: Any) -> Queue:
     """
     Make an encrypted FIFO queue that a topic may send to, and that takes no call without TLS.
@@ -198,8 +215,7 @@ def sid(topic_arn: str) -> str:
 
 def waiting(attributes: Mapping[str, str]) -> int:
     """Count a queue's messages, about: those in flight and those that are delayed among them."""
-    kinds = ("", "NotVisible", "Delayed")
-    return sum(int(attributes.get(f"ApproximateNumberOfMessages{kind}", 0)) for kind in kinds)
+    return sum(int(attributes.get(name, 0)) for name in WAITING)
 
 
 def dead_letters(attributes: Mapping[str, str]) -> QueueArn | None:
@@ -216,6 +232,11 @@ def job_queues(stack: str) -> list[str]:
     streams = [name for provider in providers.values() for name in provider.streams]
     checks = [f"{stack}-checks-{provider}" for provider in providers]
     return checks + [f"{stack}-deltas-{stream}{FIFO}" for stream in streams]
+
+
+def dead_queue(stack: str, name: str) -> str:
+    """Name the dead-letter queue of one of a stack's queues of jobs."""
+    return f"{stack}-dead{name.removeprefix(stack)}"
 
 
 def _statements(document: Mapping[str, Any]) -> list[dict[str, Any]]:

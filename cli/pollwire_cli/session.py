@@ -5,6 +5,7 @@ The stack that a command works on, found when it is first needed.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -32,6 +33,9 @@ AWS = Config(
     retries={"mode": "standard", "total_max_attempts": 8},
     max_pool_connections=SEALERS,
 )
+
+#: How AWS, and emulators, say that a call is not allowed.
+DENIED = re.compile("AccessDenied|AuthorizationError|Unauthorized|NotAuthorized|Forbidden")
 
 
 class Session:
@@ -126,31 +130,36 @@ class Session:
         """Name the stack's own hosts, beside the providers'; ``None`` if it was not looked up."""
         if "StateTableName" in self._given:
             return None
-        found = [
-            one.get("ParameterValue", "")
-            for one in self.described.get("Parameters", [])
-            if one["ParameterKey"] == "AllowedHosts"
-        ]
-        return [host for host in found[0].split(",") if host.strip()] if found else None
+        found = self.parameters.get("AllowedHosts")
+        return None if found is None else [host for host in found.split(",") if host.strip()]
 
     def push_url(self) -> str:
         """Say where notifications go; empty if nowhere, or if the stack was not looked up."""
         if "StateTableName" in self._given:
             return ""
-        outputs = self.described.get("Outputs", [])
-        found = [one["OutputValue"] for one in outputs if one["OutputKey"] == "PushUrl"]
-        return str(found[0]) if found else ""
+        return self.outputs.get("PushUrl", "")
 
     def _output(self, name: str) -> str:
         if name in self._given:
             return self._given[name]
-        for output in self.described.get("Outputs", []):
-            if output["OutputKey"] == name:
-                return str(output["OutputValue"])
+        if name in self.outputs:
+            return self.outputs[name]
         raise Misconfigured(
             f"stack {self._stack} has no output {name}; is it a stack of Pollwire? "
             "Name another one with --stack or POLLWIRE_STACK"
         )
+
+    @property
+    def outputs(self) -> Mapping[str, str]:
+        """The stack's outputs, as CloudFormation has them."""
+        outputs = self.described.get("Outputs", [])
+        return {one["OutputKey"]: str(one["OutputValue"]) for one in outputs}
+
+    @property
+    def parameters(self) -> Mapping[str, str]:
+        """The stack's parameters."""
+        parameters = self.described.get("Parameters", [])
+        return {one["ParameterKey"]: one.get("ParameterValue", "") for one in parameters}
 
     @cached_property
     def described(self) -> Mapping[str, Any]:
@@ -182,6 +191,11 @@ class Session:
 
     def _client(self, service: str) -> Any:
         return self._boto.client(service, config=AWS)
+
+
+def is_denied(error: ClientError) -> bool:
+    """Tell whether AWS, or an emulator, does not allow a call."""
+    return bool(DENIED.search(str(error.response["Error"].get("Code", ""))))
 
 
 def aws_time(answer: Mapping[str, Any]) -> float:

@@ -24,9 +24,9 @@ from pollwire.providers import registered
 from pollwire_cli.command import command
 from pollwire_cli.logs import Logs
 from pollwire_cli.output import document, instant, plain, table
-from pollwire_cli.queues import job_queues
+from pollwire_cli.queues import WAITING, dead_queue, job_queues
 from pollwire_cli.recent import Told, percentile
-from pollwire_cli.session import Session
+from pollwire_cli.session import Session, is_denied
 
 app = typer.Typer()
 
@@ -43,8 +43,6 @@ COLUMNS = (
     *("provider", "accounts", "due", "overdue", "paused", "failing", "pending"),
     *("oldest pending", "lag p50", "lag p99", "polls", "unchanged", "changes"),
 )
-
-REFUSALS = {"AccessDenied", "AccessDeniedException", "AuthorizationError", "UnauthorizedOperation"}
 
 
 @dataclass
@@ -144,14 +142,11 @@ def _allowed(notes: list[str], what: str, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except ClientError as error:
-        code = error.response["Error"]["Code"]
-        if code not in REFUSALS:
+        if not is_denied(error):
             raise
+        code = error.response["Error"]["Code"]
         notes.append(f"{what}: not known, since {error.operation_name} is not allowed ({code})")
         return None
-
-
-# The table
 
 
 def _accounts(
@@ -169,9 +164,6 @@ def _accounts(
                 "paused, failing and pending count those"
             )
     return found
-
-
-# The log
 
 
 def _logs(
@@ -265,9 +257,6 @@ def _turns(
     return due, overdue
 
 
-# The queues
-
-
 def _queues(session: Session, notes: list[str]) -> list[dict[str, Any]]:
     """Ask the stack's queues what lies in them."""
     sqs = session.client("sqs")
@@ -286,8 +275,7 @@ def _queues(session: Session, notes: list[str]) -> list[dict[str, Any]]:
 
 def _names(stack: str) -> list[str]:
     jobs = job_queues(stack)
-    dead = [f"{stack}-dead-{name.removeprefix(f'{stack}-')}" for name in jobs]
-    return [*jobs, *dead, *_optional(stack)]
+    return [*jobs, *(dead_queue(stack, name) for name in jobs), *_optional(stack)]
 
 
 def _optional(stack: str) -> list[str]:
@@ -296,9 +284,8 @@ def _optional(stack: str) -> list[str]:
 
 
 def _queue(sqs: Any, stack: str, name: str, url: str, oldest_s: int | None) -> dict[str, Any]:
-    kinds = [f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisible", "Delayed")]
-    answer = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=kinds)
-    waiting, at_work, delayed = (int(answer["Attributes"].get(kind, 0)) for kind in kinds)
+    answer = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=list(WAITING))
+    waiting, at_work, delayed = (int(answer["Attributes"].get(name, 0)) for name in WAITING)
     return {
         "queue": name,
         "dead": name.startswith((f"{stack}-dead-", f"{stack}-undelivered")),
@@ -338,9 +325,6 @@ def _ages(session: Session, names: Sequence[str]) -> dict[str, int]:
     values = {found["Id"]: found.get("Values") for found in answer.get("MetricDataResults", ())}
     ages = {name: values.get(f"q{number}") for number, name in enumerate(names)}
     return {name: round(found[0]) for name, found in ages.items() if found}
-
-
-# What a person sees
 
 
 def _show(found: Mapping[str, Any]) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pollwire import marks
-from pollwire.events import iso
 from pollwire.items import Listing, StreamListing, StreamState
 from pollwire.model import Connection, Stream
-from pollwire.providers import INSTANT_MS_MAX
 from pollwire.registry import FOREVER_MS
+
+from pollwire_cli.output import instant
 
 #: What was decided is published within this time, and what was queued is begun, if nothing is
 #: wrong: a function that fails is tried three times.
@@ -67,7 +67,7 @@ def _reasons(facts: Facts) -> Iterator[str]:
         yield "the stream's cursor item cannot be read: correct it in the state table"
     else:
         yield _of_stream(facts, state)
-        yield _of_work(facts, state)
+        yield _of_work(state)
         yield _of_pending(facts, state)
         if not (state.drained_ms or facts.pending):
             yield "it was never read: no check has reported it yet"
@@ -81,7 +81,7 @@ def _of_connection(connection: Connection, now_ms: int) -> str:
         return ""
     if until_ms >= FOREVER_MS:
         return f"connection paused: pollwire connections resume {connection.name}"
-    return f"connection paused until {_instant(until_ms)}, as its rate budget is used up"
+    return f"connection paused until {instant(until_ms)}, as its rate budget is used up"
 
 
 def _of_account(connection: Connection, account: Listing, now_ms: int) -> str:
@@ -92,7 +92,7 @@ def _of_account(connection: Connection, account: Listing, now_ms: int) -> str:
         return f"paused: pollwire accounts resume {account.account} --connection {connection.name}"
     if standing.not_before_ms <= now_ms:
         return ""
-    until = _instant(standing.not_before_ms)
+    until = instant(standing.not_before_ms)
     if not standing.failures:
         return f"rate budget used up: the account is left alone until {until}"
     return f"{_meaning(account.trouble)}; the account is left alone until {until}"
@@ -103,11 +103,11 @@ def _of_stream(facts: Facts, state: StreamState) -> str:
         return ""
     reason = _meaning(facts.stream.trouble)
     if state.not_before_ms > facts.now_ms:
-        return f"{reason}; the stream is left alone until {_instant(state.not_before_ms)}"
+        return f"{reason}; the stream is left alone until {instant(state.not_before_ms)}"
     return f"{reason}; it is tried again at the account's next check"
 
 
-def _of_work(facts: Facts, state: StreamState) -> str:
+def _of_work(state: StreamState) -> str:
     if state.outbox:
         return (
             f"decided and not published yet: {len(state.outbox)}; if that lasts, a job waits or "
@@ -116,7 +116,7 @@ def _of_work(facts: Facts, state: StreamState) -> str:
     if state.drain:
         return (
             f"a long list is being read: {state.drain.pages} pages since "
-            f"{_instant(state.drain.began_ms)}"
+            f"{instant(state.drain.began_ms)}"
         )
     return ""
 
@@ -146,7 +146,3 @@ def _meaning(trouble: str) -> str:
     if meaning is None:
         return trouble or "it failed, and nothing says why"
     return f"{meaning}: {message}" if message else meaning
-
-
-def _instant(at_ms: int) -> str:
-    return iso(min(at_ms, INSTANT_MS_MAX))

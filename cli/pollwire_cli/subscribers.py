@@ -22,6 +22,7 @@ from pollwire_cli.queues import (
     SNS,
     Queue,
     QueueArn,
+    find_queue,
     make_fifo,
 )
 from pollwire_cli.session import Session
@@ -183,22 +184,21 @@ class Subscribers:
 
 def made_dead_letters(session: Session, arn: QueueArn) -> QueueArn:
     """Name the queue that is made for what cannot be delivered to another one."""
-    account, region = session.topic_arn.split(":")[4], session.topic_arn.split(":")[3]
     stem = f"{session.name}-undelivered-{arn.name.removesuffix(FIFO)}"
-    if arn.account != account:  # Other accounts may have a queue of the same name.
+    if not arn.beside(session.topic_arn):  # Other accounts may have a queue of the same name.
         stem += f"-{arn.account}"
     if len(stem) + len(FIFO) > NAME_CHARS_MAX:
         hashed = hashlib.sha256(stem.encode()).hexdigest()[:8]
         stem = f"{stem[: NAME_CHARS_MAX - len(FIFO) - 9]}-{hashed}"
-    return QueueArn(arn.partition, region, account, stem + FIFO)
+    return QueueArn.named(stem + FIFO, session.topic_arn)
 
 
 def make_dead_letters(session: Session, arn: QueueArn) -> QueueArn:
     """Make that queue, or have it let the topic in if it is there."""
     sqs, made = session.client("sqs"), made_dead_letters(session, arn)
-    try:
-        Queue(sqs, made).open_to(session.topic_arn)
-    except Misconfigured:
+    if found := find_queue(sqs, made):
+        found.open_to(session.topic_arn)
+    else:
         kept = {"MessageRetentionPeriod": str(RETENTION_S)}
         make_fifo(sqs, made, session.topic_arn, Attributes=kept)
     return made

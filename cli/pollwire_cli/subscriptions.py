@@ -17,7 +17,15 @@ from pollwire_cli.command import command, reason
 from pollwire_cli.connections import Yes, confirm
 from pollwire_cli.deadletters import receive
 from pollwire_cli.output import document, done, say, table
-from pollwire_cli.queues import Queue, QueueArn, dead_letters, job_queues, statement, waiting
+from pollwire_cli.queues import (
+    Queue,
+    QueueArn,
+    dead_letters,
+    find_queue,
+    job_queues,
+    statement,
+    waiting,
+)
 from pollwire_cli.session import Session
 from pollwire_cli.subscribers import (
     STREAMS,
@@ -231,12 +239,8 @@ def _dead_letters(
     """Open the queue that is wanted, or that there was, or make one; return a warning with it."""
     sqs = session.client("sqs")
     chosen = wanted or (known and dead_letters(known.attributes))
-    try:
-        found = Queue(sqs, chosen) if chosen else None
-    except Misconfigured:
-        if wanted:
-            raise
-        found = None  # The one that there was is gone.
+    # The one that there was may be gone.
+    found = Queue(sqs, wanted) if wanted else chosen and find_queue(sqs, chosen)
     if not (chosen and found):
         return make_dead_letters(session, arn), ""
     warning = require_readable_key(session, found)
@@ -369,9 +373,8 @@ def _delete_dead_letters(session: Session, arn: QueueArn, redrive: QueueArn | No
 
 def _deleted(sqs: Any, arn: QueueArn) -> bool:
     """Delete a queue if it is empty; tell whether it is gone."""
-    try:
-        queue = Queue(sqs, arn)
-    except Misconfigured:
+    queue = find_queue(sqs, arn)
+    if queue is None:
         return True
     # The count is about right only; who receives nothing as well may be sure.
     if receive(sqs, queue.url, 0) or waiting(queue.attributes()):

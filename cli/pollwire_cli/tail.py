@@ -184,16 +184,12 @@ def _line(cells: tuple[str, ...]) -> str:
     return "  ".join(written).rstrip()
 
 
-# -- its queue
-
-
 @contextmanager
 def _queue(session: Session, policy: Policy) -> Iterator[Queue]:
     """Make a queue that receives events, and remove it at the end, however that comes."""
     subscribers = Subscribers(session)
-    _, partition, _, region, account, _ = session.topic_arn.split(":")
     name = f"{tail_prefix(session)}{secrets.token_hex(4)}{FIFO}"
-    arn = QueueArn(partition, region, account, name)
+    arn = QueueArn.named(name, session.topic_arn)
     _remove_dead(session, subscribers)
     made: list[Subscription] = []
     try:
@@ -249,8 +245,7 @@ def _dead(session: Session, listed: list[Subscription]) -> Iterator[QueueArn]:
             until = answer.get("Tags", {}).get(ALIVE_TAG, "")
             # Without the tag it is somebody's who likes the name.
             if until.isdecimal() and int(until) < aws_time(answer):
-                _, partition, _, region, account, _ = session.topic_arn.split(":")
-                yield QueueArn(partition, region, account, name)
+                yield QueueArn.named(name, session.topic_arn)
     for one in listed:
         arn = one.queue
         beside = arn and arn.name not in there and arn.beside(session.topic_arn)
@@ -269,9 +264,6 @@ def _remove(session: Session, subscribers: Subscribers, arn: QueueArn, listed: A
 
 def _alive(now_s: float) -> dict[str, str]:
     return {ALIVE_TAG: str(int(now_s) + ALIVE_S)}
-
-
-# -- its end
 
 
 @contextmanager

@@ -36,8 +36,6 @@ SHARDS = (8_192, 1_024, 512, 256, 16)
 #: Until AWS has answered a call.
 LATENCY_S = 0.008
 
-MINUTE_S = 60
-
 
 class Aws(Transport):
     """

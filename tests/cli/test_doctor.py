@@ -390,12 +390,11 @@ def test_the_state_of_the_stack_is_judged(described, examined, status, state):
     assert examined()["stack"][0][0] == state
 
 
-def test_an_output_that_is_missing_is_named(described, examined):
-    described["Outputs"] = [
-        one for one in described["Outputs"] if one["OutputKey"] != "ScheduleFunctionName"
-    ]
+@pytest.mark.parametrize("name", ["ScheduleFunctionName", "ChecksQueueUrl"])
+def test_an_output_that_is_missing_is_named(described, examined, name):
+    described["Outputs"] = [one for one in described["Outputs"] if one["OutputKey"] != name]
 
-    assert "no output ScheduleFunctionName" in examined()["stack"][0][1]
+    assert f"no output {name}" in examined()["stack"][0][1]
 
 
 @pytest.mark.parametrize(("value", "said"), [("9.9.9", "the stack 9.9.9"), ("", "does not tell")])

@@ -16,7 +16,7 @@ from pollwire.model import CheckJob
 from tests import stack
 from tests.hostile import test_upstream
 from tests.hostile.pipeline import case, says
-from tests.integration.system import ANN, BOB, PASSWORD, SHOP, _record
+from tests.integration.system import ANN, BOB, PASSWORD, SHOP, _record, at_call
 
 MINUTE_MS = 60_000
 
@@ -44,17 +44,6 @@ def dies_after(error):
         raise error
 
     return fault
-
-
-def at_call(number, fault):
-    """Let one call fail, counted from 1."""
-    calls = Counter()
-
-    def counted(call, **arguments):
-        calls["all"] += 1
-        return fault(call, **arguments) if calls["all"] == number else call(**arguments)
-
-    return counted
 
 
 def refusal(code, operation="X"):

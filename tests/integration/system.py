@@ -423,6 +423,22 @@ class System:
         self.dynamodb.delete_item(TableName=self.environment["TABLE_NAME"], Key=key)
 
 
+def at_call(number: int, fault: Callable[..., Any]) -> Callable[..., Any]:
+    """Let one call fail, counted from 1."""
+    calls = 0
+
+    def counted(call: Callable[..., Any], **arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return fault(call, **arguments) if calls == number else call(**arguments)
+
+    return counted
+
+
+def uuids(deliveries: Iterable[Delivery]) -> list[str]:
+    return [one.event["uuid"] for one in deliveries]
+
+
 def _record(message: Mapping[str, Any], url: str) -> dict[str, Any]:
     """Write a message as Lambda hands it to a function."""
     return {

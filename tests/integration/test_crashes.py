@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import asdict
 
 import pytest
 from moto.backends import get_backend
 from pollwire import pipeline
 
-from tests.integration.system import ANN, BOB
+from tests.integration.system import ANN, BOB, at_call, uuids
 
 
 class Crash(Exception):
@@ -25,17 +24,6 @@ def afterwards(call, **arguments):
     """Done, but the answer is lost."""
     call(**arguments)
     raise Crash
-
-
-def at_call(number, fault):
-    """Let one call fail, counted from 1."""
-    calls = Counter()
-
-    def counted(call, **arguments):
-        calls["all"] += 1
-        return fault(call, **arguments) if calls["all"] == number else call(**arguments)
-
-    return counted
 
 
 def refuse_one(call, **arguments):
@@ -55,10 +43,6 @@ def when_clearing(fault):
         return fault(call, **arguments) if clears else call(**arguments)
 
     return chosen
-
-
-def uuids(deliveries):
-    return [one.event["uuid"] for one in deliveries]
 
 
 def ids(deliveries):

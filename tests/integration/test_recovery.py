@@ -11,11 +11,7 @@ from pollwire.model import DeltaJob
 from pollwire.providers.youmail import YouMail
 
 from tests.integration import former
-from tests.integration.system import ANN, PASSWORD
-
-
-def uuids(deliveries):
-    return [one.event["uuid"] for one in deliveries]
+from tests.integration.system import ANN, PASSWORD, uuids
 
 
 def told(deliveries):

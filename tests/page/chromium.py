@@ -6,7 +6,6 @@ It has a profile of its own and reaches this machine only.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import select
@@ -111,11 +110,6 @@ class Chromium:
         """Read what a person reads there, '' where nothing is shown."""
         one = f"document.querySelector({json.dumps(selector)})"
         return str(self.evaluate(f"{one}?.checkVisibility() ? {one}.innerText : ''"))
-
-    def screenshot(self, path: Path) -> None:
-        """Draw the window, for a person."""
-        shot = self.tell("Page.captureScreenshot")
-        path.write_bytes(base64.b64decode(shot["data"]))
 
     def tell(self, method: str, **parameters: Any) -> Any:
         """Give an order of the protocol, and return its result."""

@@ -207,9 +207,6 @@ def without(action: str) -> Callable[[FunctionSpec], FunctionSpec]:
 
 # What bugs show in
 
-#: Two workers at once, and reads of what was before.
-DOUBLED = Knobs(stale=0.5, twice=0.6, doubled=0.3, late=0.3)
-
 
 def of(*names: str, **fields: Any) -> Callable[[int], Scenario]:
     """Draw it for one of some providers, and as it is asked for."""

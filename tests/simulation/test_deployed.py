@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from pollwire.providers import registered
-from pollwire.secrets import PUSH
 
 from tests.simulation.deployed import (
     allowed,
@@ -310,9 +309,6 @@ def test_a_condition_that_is_not_known_is_told(conditions: dict[str, Any]) -> No
 Call = tuple[str, str, dict[str, Any]]
 
 CONTEXT = {"connection": "c", "account": "a"}
-
-#: Of what verifies notifications.
-VERIFIER = {"connection": "c", "account": PUSH}
 
 
 def test_the_scheduler_may_invoke_what_it_does() -> None:

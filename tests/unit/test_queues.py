@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pollwire import queues
+from pollwire.batches import described
 from pollwire.errors import Malformed
 from pollwire.marks import element
 from pollwire.model import CheckJob, DeltaJob, Event
@@ -342,4 +343,4 @@ def test_a_number_of_a_job_is_within_bounds(name, value):
     ids=["check", "delta", "forged", "text", "object", "nested"],
 )
 def test_a_job_that_fails_is_logged_by_its_names_only(message, said):
-    assert queues.described(message) == said
+    assert described(queues.read_job(message)) == said

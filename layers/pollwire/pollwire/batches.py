@@ -5,7 +5,6 @@ What became of a unit of work, told to the log, the metrics and the queue.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, Final
 
 from aws_lambda_powertools import Logger
@@ -17,9 +16,9 @@ from aws_lambda_powertools.utilities.batch import BasePartialProcessor
 from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
 from botocore.exceptions import ClientError
 
-from pollwire.errors import Malformed, Retryable, describe
+from pollwire.errors import Retryable, describe
 from pollwire.model import CheckJob, DeltaJob
-from pollwire.queues import Queues, described, read_check, read_delta
+from pollwire.queues import Queues, read_job
 from pollwire.world import Counts
 
 #: Metrics that are kept by provider or by stream as well, for the charts that show them so: each
@@ -122,13 +121,13 @@ def report(
     failed_ids = {failure["itemIdentifier"] for failure in response["batchItemFailures"]}
     failed = [record for record in event["Records"] if record["messageId"] in failed_ids]
     for record, (_, error, _) in zip(failed, processor.exceptions, strict=True):
-        job = described(record["body"])
+        job = read_job(record["body"])
         logger.error(
             "failed",
-            correlation_id=_correlation_id(record["body"]),
+            correlation_id=job.correlation_id if job else None,
             reason=describe(error),
             message_id=record["messageId"],
-            job=job,
+            job=described(job),
         )
         if isinstance(error, Retryable):
             count(metrics, {type(error).__name__.lower(): 1})
@@ -141,9 +140,7 @@ def report(
     return response
 
 
-def _correlation_id(body: str) -> str | None:
-    """Name a job that failed, if it is one."""
-    for read in (read_delta, read_check):
-        with suppress(Malformed):
-            return read(body).correlation_id
-    return None
+def described(job: CheckJob | DeltaJob | None) -> dict[str, str | int]:
+    """Tell which job a message is, to be logged; of one that is none, nothing."""
+    names = ("connection", "account", "shard", "stream")
+    return {name: value for name in names if (value := getattr(job, name, "")) != ""}

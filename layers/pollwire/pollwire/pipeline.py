@@ -52,7 +52,6 @@ SHARD_MAX = 1_000
 #: Accounts that a check moves to their own shard: a few seconds. The others wait for the next.
 MOVES_MAX = 200
 
-
 #: How long a check of one account waits for its place in the connection's rate.
 PATIENCE_MS = 5_000
 

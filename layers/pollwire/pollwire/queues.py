@@ -7,7 +7,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, fields
+from contextlib import suppress
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -30,7 +31,6 @@ MANY, THREADS = 20, 8
 #: SNS takes 256 KiB a batch; the rest is for attributes.
 BATCH_BYTES_MAX = 255 * 1024
 ATTRIBUTE_BYTES = 1024
-
 
 #: No number of a job is larger, be it an instant in milliseconds.
 NUMBER_MAX = 10**15
@@ -232,6 +232,14 @@ def read_delta(body: str) -> DeltaJob:
     return DeltaJob(**{**fields, "pending": tuple(pending)})
 
 
+def read_job(body: str) -> CheckJob | DeltaJob | None:
+    """Read a job of either kind from a message; ``None`` if it is none."""
+    for read in (read_delta, read_check):
+        with suppress(Malformed):
+            return read(body)
+    return None
+
+
 def _fields(body: str, kinds: dict[str, type], **otherwise: Any) -> dict[str, Any]:
     try:
         job = json.loads(body)
@@ -261,18 +269,6 @@ def _require_sane(name: str, value: object) -> None:
             raise Malformed(f"job.{name}: it is empty, or has characters that none has")
     elif isinstance(value, int) and not 0 <= value <= NUMBER_MAX:
         raise Malformed(f"job.{name}: from 0 to 10**15 is expected")
-
-
-def described(body: str) -> dict[str, str | int]:
-    """Tell which job a message is, to be logged; of one that is none, nothing."""
-    for read in (read_delta, read_check):
-        try:
-            job = asdict(read(body))
-        except Malformed:
-            continue
-        names = ("connection", "account", "shard", "stream")
-        return {name: job[name] for name in names if job.get(name, "") != ""}
-    return {}
 
 
 def _delta_entry(job: DeltaJob) -> dict[str, Any]:

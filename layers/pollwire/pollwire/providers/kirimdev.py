@@ -35,7 +35,6 @@ import re
 import zlib
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
@@ -129,7 +128,6 @@ SLACK_MS: Final = 1_000
 VALIDATOR_BYTES_MAX: Final = 256
 CURSOR_CHARS_MAX: Final = 4_096
 STATUS_CHARS_MAX: Final = 64
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 #: A signature is good for so long; the header has room for those of several secrets.
 SIGNED_S_MAX: Final = 300
