@@ -126,12 +126,19 @@ class Moved:
         taken = answer.get("Successful", [])
         self._sent |= {one["MessageId"] for one in taken}
         handles = [{"Id": one["Id"], "ReceiptHandle": batch[int(one["Id"])][0]} for one in taken]
-        if handles:
-            sqs.delete_message_batch(QueueUrl=source, Entries=handles)
-        self._held -= {one["ReceiptHandle"] for one in handles}
-        self.moved += len(handles)
+        kept = self._delete(sqs, source, handles) if handles else 0
+        self.moved += len(handles) - kept
+        if kept:  # Whoever went on would find them, and send them once more.
+            raise NotPublished(f"SQS kept {kept} messages that were sent; they lie in both queues")
         if len(taken) < len(batch):
             raise NotPublished(f"SQS refused {len(batch) - len(taken)} messages; they stay")
+
+    def _delete(self, sqs: Any, source: str, handles: Sequence[dict[str, str]]) -> int:
+        """Delete what was sent; return how many messages stay all the same."""
+        answer = sqs.delete_message_batch(QueueUrl=source, Entries=handles)
+        kept = {one["Id"] for one in answer.get("Failed", [])}
+        self._held -= {one["ReceiptHandle"] for one in handles if one["Id"] not in kept}
+        return len(kept)
 
 
 def found(session: Session) -> list[DeadLetters]:

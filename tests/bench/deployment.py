@@ -114,8 +114,8 @@ class Deployment:
     def _load(self, stack: ExitStack, stage: str) -> ModuleType:
         """Import a function's module as a cold start does: Powertools reads its settings then."""
         name = f"functions.{stage}.app"
-        stack.enter_context(mock.patch.dict(sys.modules))
-        sys.modules.pop(name, None)
+        # This module only: what it imports for the first time has to stay, or is imported twice.
+        stack.callback(_put_back, name, sys.modules.pop(name, None))
         with mock.patch.dict(os.environ, {"POWERTOOLS_SERVICE_NAME": stage}):
             module = importlib.import_module(name)
         for handler in module.logger.handlers:
@@ -275,6 +275,13 @@ class Deployment:
             self.advance(INTERVAL_S)
             self.check()
             self.deltas(5)
+
+
+def _put_back(name: str, module: ModuleType | None) -> None:
+    """Have a module be the one that is imported by this name, or none."""
+    sys.modules.pop(name, None)
+    if module is not None:
+        sys.modules[name] = module
 
 
 def _phone(account: str) -> str:

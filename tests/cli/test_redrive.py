@@ -213,6 +213,27 @@ def test_what_sqs_refuses_stays(operator, put, taken, crm, monkeypatch):
     assert "1" in operator.done("redrive").out
 
 
+def test_what_sqs_does_not_delete_is_not_counted_as_moved(operator, put, taken, monkeypatch):
+    put(CHECKS, 3)
+    call = type(operator.clients("sqs"))._make_api_call
+
+    def refusing(self, operation, given):
+        if operation != "DeleteMessageBatch":
+            return call(self, operation, given)
+        deleted = given | {"Entries": given["Entries"][:2]}
+        return call(self, operation, deleted) | {"Failed": [{"Id": "2", "Code": "No"}]}
+
+    with monkeypatch.context() as patch:
+        patch.setattr("botocore.client.BaseClient._make_api_call", refusing)
+        answer = operator.run("redrive", "--jobs", "--yes", "--json")
+
+    assert answer.code == 1
+    assert answer.json["moved"] == 2
+    assert "SQS kept 1 messages that were sent; they lie in both queues" in answer.err
+    assert len(taken("pollwire-checks-youmail")) == 3
+    assert len(taken(CHECKS)) == 1, "it is to be seen at once"
+
+
 def test_a_job_that_dies_again_is_not_moved_for_ever(operator, put, taken, sqs, url, monkeypatch):
     """A consumer that is quick to fail, as SQS does it: the message keeps its id."""
     put(CHECKS)

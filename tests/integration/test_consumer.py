@@ -9,6 +9,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from pollwire.providers import ID_CHARS_MAX
 
 from tests import stack
 from tests.integration.system import ANN, BOB, Context
@@ -160,6 +161,16 @@ def test_what_is_no_event_fails_alone(consumer, body):
     assert consumer.hand(body, PUBLISHED[0]) == [0]
 
     assert consumer.applied == [PUBLISHED[0]["uuid"]]
+
+
+@pytest.mark.parametrize("letter", ["m", '"', "\U0001f4e0"])
+def test_an_id_may_be_as_long_as_it_can_be(consumer, letter):
+    first = PUBLISHED[0]
+    first = {**first, "body": {**first["body"], "recordId": letter * ID_CHARS_MAX}}
+
+    assert consumer.hand(later(first, "second"), first) == []
+
+    assert consumer.applied == ["second"]
 
 
 class Killed(BaseException):

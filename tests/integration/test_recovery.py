@@ -98,6 +98,27 @@ def test_a_state_that_comes_back_after_the_restore_has_an_id_of_its_own(ann, go_
     assert not set(uuids(later)) & set(uuids(lost))
 
 
+def test_a_state_that_comes_back_before_the_restored_table_is_read_has_a_known_id(ann, go_on_with):
+    """What has no time of its own: nothing tells it from the repeat that equal ids are for."""
+    known = ann.simulator.add_contact(ANN, firstName="A")
+    ann.rest()
+    kept = ann.table()
+    for name in ("B", "A"):
+        ann.simulator.update_contact(known, firstName=name)
+        ann.rest()
+    lost = ann.deliveries()
+
+    go_on_with(kept, "restored")
+    ann.simulator.update_contact(known, firstName="B")
+    ann.rest()
+    (again,) = ann.deliveries()
+
+    assert told([again]) == [("updated", "B")]
+    assert again.event["uuid"] == next(
+        one.event["uuid"] for one in lost if told([one]) == [("updated", "B")]
+    )
+
+
 def test_a_table_that_is_gone_on_with_repeats_nothing(ann, go_on_with):
     ann.simulator.add_contact(ANN)
     ann.rest()

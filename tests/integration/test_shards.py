@@ -179,6 +179,44 @@ def test_a_delta_job_finds_its_account_after_a_move(ann, small):
     assert ("contact", "created", contact) in ann.said()
 
 
+@pytest.fixture
+def moving(ann, monkeypatch):
+    """An account that is moved to the shard it belongs to when somebody has looked there."""
+    ann.world.state.grow("shop", 8)
+    connection = shop(ann)
+    own = shard_of(ANN, 8)
+    assert own != 0
+    moves = iter([True])
+
+    def then_move(call, Key, **arguments):
+        answer = call(Key=Key, **arguments)
+        if Key["pk"]["S"] == f"shard#shop#{own}" and next(moves, False):
+            assert ann.world.state.move_account("shop", ANN, 0, own)
+        return answer
+
+    ann.faults |= {"get_item": then_move, "delete_item": then_move}
+    return connection, own
+
+
+def test_an_account_that_is_moved_behind_whoever_looks_is_found(ann, moving):
+    connection, own = moving
+
+    found = ann.world.state.find_account(connection, ANN)
+
+    assert found is not None
+    assert found[0] == own
+
+
+def test_an_account_that_is_moved_behind_whoever_removes_it_is_removed(ann, moving):
+    connection, _ = moving
+    before = connection.accounts
+
+    assert ann.registry.remove_account(connection, ANN)
+
+    assert spread(ann) == {}
+    assert shop(ann).accounts == before - 1
+
+
 def test_a_move_takes_no_state_back_that_was_written_meanwhile(system, monkeypatch):
     system.connect()
     system.registry.add_account(SHOP, ANN)

@@ -30,6 +30,7 @@ from pollwire.model import ACCOUNT_ID, NOTHING, Connection, DeltaJob, Record, re
 from pollwire.state import (
     TRANSACTION_MAX,
     State,
+    places,
     shard_of,
     shard_pk,
     shards_before,
@@ -314,7 +315,7 @@ class Registry(State):
         """Remove an account, so that it is polled no more; false if there is none."""
         removed = 0
         # One that was registered while the shards were split may lie in two of them.
-        for shard in shards_before(account, connection.shards):
+        for shard in places(account, connection.shards):
             answer = self._client.delete_item(
                 TableName=self._table,
                 Key=key(shard_pk(connection.name, shard), account),

@@ -149,7 +149,7 @@ class State:
         return (found[0], read_standing(found[1])) if found else None
 
     def _find(self, connection: Connection, account: str) -> tuple[int, Item] | None:
-        for shard in shards_before(account, connection.shards):
+        for shard in places(account, connection.shards):
             if item := self._get(shard_pk(connection.name, shard), account):
                 return shard, item
         return None
@@ -724,6 +724,16 @@ def shards_before(account: str, shards: int) -> list[int]:
         if (shard := shard_of(account, shards)) != found[-1]:
             found.append(shard)
     return found
+
+
+def places(account: str, shards: int) -> list[int]:
+    """
+    Name the shards to look for an account in, one after the other.
+
+    Its own comes last once more: it may be moved there behind whoever looks.
+    """
+    found = shards_before(account, shards)
+    return [*found, found[0]] if len(found) > 1 else found
 
 
 def shards_for(accounts: int) -> int:
