@@ -10,7 +10,7 @@ from pollwire.events import iso
 from pollwire.items import StreamState
 from pollwire.marks import Step
 from pollwire.model import DeltaJob, Record, Seen
-from pollwire.registry import FOREVER_MS, ORDERS_MAX
+from pollwire.registry import FOREVER_MS, ORDERS_MAX, WATCHED_MAX
 from pollwire.state import shard_of
 from pollwire.wiring import clock
 from pollwire_cli import orders
@@ -345,6 +345,16 @@ def test_an_odd_message_id_is_refused(inbox, identity):
 
     assert "message id: kirimdev's are of the form msg_" in said
     assert inbox.accounts("inbox")[NUMBER].watched == frozenset()
+
+
+def test_an_account_has_so_many_messages_watched_and_no_more(inbox):
+    for number in range(WATCHED_MAX):
+        inbox.state.watch(inbox.connection("inbox"), NUMBER, f"msg_{number}", 2_000_000_000_000)
+
+    said = inbox.refused("watch", *INBOX, MESSAGE)
+
+    assert f"account inbox/{NUMBER}: {WATCHED_MAX} ids are watched" in said
+    assert len(inbox.accounts("inbox")[NUMBER].watched) == WATCHED_MAX
 
 
 def test_a_provider_without_messages_to_watch_says_so(shop):

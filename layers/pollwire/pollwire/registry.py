@@ -44,6 +44,9 @@ FOREVER_MS = 253_402_300_799_999
 #: An account may be moved to another shard between being found and being written.
 FINDS_MAX = 3
 
+#: Ids of an account that are watched at a time: its item stays small.
+WATCHED_MAX = 500
+
 #: Of an id that is watched.
 WATCHED_CHARS_MAX = 200
 
@@ -265,12 +268,19 @@ class Registry(State):
         Have an eye on an id until it is final, or until an instant; false if there is no account.
 
         Raises:
-            Misconfigured: The id is empty or too long, or the instant is no whole number.
+            Misconfigured: The id is empty or too long, the instant is no whole number, or the
+                account has as many as it can have.
         """
         if not 0 < len(identity) <= WATCHED_CHARS_MAX:
             raise Misconfigured(f"watched id: 1 to {WATCHED_CHARS_MAX} characters")
         if type(until_ms) is not int or until_ms <= 0:
             raise Misconfigured("watched until: a whole number of milliseconds since the epoch")
+        found = self.listing(connection, account)
+        if found and found.standing and len(found.standing.watched) >= WATCHED_MAX:
+            raise Misconfigured(
+                f"account {connection.name}/{account}: {WATCHED_MAX} ids are watched; wait until "
+                "some are final"
+            )
         # First the looks, then what there is to look at: it is found at once.
         self._put_off(connection.name, "watched_until", until_ms)
         values = {":ids": {"SS": [f"{until_ms}@{identity}"]}}
