@@ -67,6 +67,11 @@ def test_the_connection_may_stand_in_the_environment(shop, monkeypatch):
         pytest.param(["a b", "--no-credential"], "account: 1 to 200 letters", id="id"),
         pytest.param(["", "--no-credential"], "account: 1 to 200 letters", id="empty id"),
         pytest.param(["7"], "give --credential FILE", id="nobody to ask"),
+        pytest.param(
+            ["7", "--setting", "backfill=yes", "--no-credential"],
+            'account.settings.backfill: "true" or "false"',
+            id="backfill",
+        ),
         pytest.param(["7", "--credential", "-"], "credential: one JSON object", id="no JSON"),
     ],
 )

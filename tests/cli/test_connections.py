@@ -84,6 +84,11 @@ def test_an_update_changes_what_is_given(operator):
             id="rate",
         ),
         pytest.param(
+            ["--provider", "youmail", "--setting", "backfill=True"],
+            'connection.settings.backfill: "true" or "false"',
+            id="backfill",
+        ),
+        pytest.param(
             ["--provider", "youmail", "--host", "web=https://a.example"],
             "connection.hosts.web: youmail has poll, api",
             id="role",
