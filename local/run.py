@@ -132,7 +132,11 @@ class Run:
     def _print_events(self, wait_s: int = 1) -> None:
         self._stack.processes.check()
         for text in self._follower.receive(wait_s):
-            self._board.received(json.loads(text))
+            event = _read_event(text)
+            if event is None:
+                self._say("a message that is no event was in the queue; it is taken off")
+                continue
+            self._board.received(event)
             try:
                 sys.stdout.write(f"{text}\n")
                 sys.stdout.flush()
@@ -151,6 +155,16 @@ class Run:
             took_s = time.monotonic() - began_s
             self._look_s = began_s + max(LOOK_S, took_s / LOOK_SHARE)
         self._board.refresh()
+
+
+def _read_event(text: str) -> dict[str, Any] | None:
+    """Read an event, or ``None`` if somebody else put the message there."""
+    try:
+        event = json.loads(text)
+        named = (event["uuid"], event["ownerId"], event["body"]["stream"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    return event if all(isinstance(one, str) for one in named) else None
 
 
 def main(stop: Stop) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
+from pollwire import marks
 from pollwire.errors import Misconfigured
 from pollwire.items import Listing, Standing
 from pollwire.model import ACCOUNT_ID, Connection
@@ -160,7 +161,7 @@ def show(session: Session, account: Account, connection: ConnectionName) -> None
             ("failures", found["failures"]),
             ("trouble", one.trouble or "-"),
             ("left alone", f"until {found['not_before']}" if found["not_before"] else "no"),
-            ("pending", ", ".join(found["pending"]) or "-"),
+            ("pending", ", ".join(marks.by_stream(one.standing.pending)) or "-"),
             ("watched", ", ".join(watched) or "-"),
             ("credential", _credential(over, one.standing) or "none"),
         ]
@@ -281,7 +282,7 @@ def _described(session: Session, over: Connection, one: Listing) -> dict[str, An
         "trouble": one.trouble,
         "not_before": _rests_until(session, standing),
         "pending": sorted(standing.pending),
-        "watched": [_watched(element) for element in sorted(standing.watched)],
+        "watched": _watched(standing),
         "credential": _credential(over, standing),
     }
 
@@ -293,9 +294,14 @@ def _rests_until(session: Session, standing: Standing | None) -> str | None:
     return instant(standing.not_before_ms)
 
 
-def _watched(element: str) -> Mapping[str, str | None]:
-    until_ms, _, identity = element.partition("@")
-    return {"id": identity, "until": instant(int(until_ms)) if until_ms.isdecimal() else None}
+def _watched(standing: Standing) -> list[Mapping[str, str | None]]:
+    """Name each id that is watched once, and until when at the latest."""
+    latest: dict[str, int] = {}
+    for element in standing.watched:
+        until_ms, _, identity = element.partition("@")
+        known_ms = int(until_ms) if until_ms.isdecimal() else 0
+        latest[identity] = max(known_ms, latest.get(identity, 0))
+    return [{"id": one, "until": instant(latest[one])} for one in sorted(latest)]
 
 
 def _rows(over: Connection, found: Iterator[Listing]) -> Iterator[tuple[object, ...]]:

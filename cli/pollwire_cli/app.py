@@ -4,7 +4,10 @@ The command ``pollwire``.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
+from pollwire import __version__
 
 from pollwire_cli import (
     accounts,
@@ -20,8 +23,9 @@ from pollwire_cli import (
 
 # A traceback with the values of variables could show a secret.
 app = typer.Typer(
-    help="Register what Pollwire polls, in the stack that AWS's usual environment variables lead "
-    "to (AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL for an emulator, ...).",
+    help="Say what Pollwire polls and who receives it, and see how it is, in the stack that AWS's "
+    "usual environment variables lead to (AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL for an "
+    "emulator, ...).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -34,3 +38,24 @@ app.add_typer(tail.app)
 app.add_typer(redrive.app)
 app.add_typer(doctor.app)
 app.add_typer(status.app)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Say the version of the command.",
+            callback=_say_version,
+            is_eager=True,
+        ),
+    ] = False,
+) -> None:
+    pass

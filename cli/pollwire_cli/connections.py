@@ -106,7 +106,7 @@ def add(
         "interval_s": interval,
         "slowest_s": slowest,
         "requests_per_second": requests_per_second,
-        "hosts": pairs(host, "--host") if host else None,
+        "hosts": pairs(host, "--host", "ROLE=URL") if host else None,
         "settings": pairs(setting, "--setting") if setting else None,
     }
     given = {field: value for field, value in given.items() if value is not None}
@@ -255,13 +255,13 @@ def remove(session: Session, name: Name, yes: Yes = False) -> None:
     )
 
 
-def pairs(words: list[str] | None, option: str) -> Mapping[str, str]:
-    """Read NAME=VALUE words."""
+def pairs(words: list[str] | None, option: str, form: str = "NAME=VALUE") -> Mapping[str, str]:
+    """Read words of a name, "=" and a value."""
     found = {}
     for word in words or ():
         name, sign, value = word.partition("=")
         if not (name and sign):
-            raise typer.BadParameter(f"{option}: NAME=VALUE is expected")
+            raise typer.BadParameter(f"{option}: {form} is expected")
         if name in found:
             raise typer.BadParameter(f"{option}: {name} is given twice")
         found[name] = value

@@ -397,7 +397,7 @@ def subscriptions(session: Session) -> Said:
     if not count:
         yield WARNING, "nobody receives events; see pollwire subscribe --help"
     elif fine:
-        yield OK, f"{count} queues receive events"
+        yield OK, "1 queue receives events" if count == 1 else f"{count} queues receive events"
 
 
 def _of(session: Session, one: Subscription) -> Said:

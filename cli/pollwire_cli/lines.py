@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pollwire.errors import Misconfigured
-from pollwire.model import ACCOUNT_ID
+from pollwire.model import ACCOUNT_ID, require_known
 
 from pollwire_cli.secret import checked
 
@@ -92,7 +92,7 @@ def _json_lines(text: str) -> Iterator[tuple[int, Parse]]:
     # Not splitlines(), to which more characters end a line than to JSON Lines.
     for line, written in enumerate(text.split("\n"), 1):
         if written.strip():
-            yield line, lambda written=written: _object(written, "the line")  # type: ignore[misc]
+            yield line, lambda written=written: _object(written)  # type: ignore[misc]
 
 
 def _csv_lines(text: str, wanted: tuple[str, ...]) -> Iterator[tuple[int, Parse]]:
@@ -142,19 +142,21 @@ def _row(header: list[str], cells: list[str]) -> Mapping[str, Any]:
     }
     for name in ("settings", "credential"):
         if name in row:
-            row[name] = _object(row[name], name)
+            row[name] = _object(row[name], f"{name}: ")
     return row
 
 
-def _object(written: str, what: str) -> dict[str, Any]:
+def _object(written: str, what: str = "") -> dict[str, Any]:
     try:
         found = json.loads(written)
     except json.JSONDecodeError as error:
-        raise Misconfigured(f"{what}: no JSON: {error.msg} at character {error.pos + 1}") from None
+        # Some of its messages end with the word.
+        why = error.msg.removesuffix(" at")
+        raise Misconfigured(f"{what}no JSON: {why} at character {error.pos + 1}") from None
     except (ValueError, RecursionError):
-        raise Misconfigured(f"{what}: JSON that cannot be read") from None
+        raise Misconfigured(f"{what}JSON that cannot be read") from None
     if not isinstance(found, dict):
-        raise Misconfigured(f"{what}: one JSON object is expected")
+        raise Misconfigured(f"{what}one JSON object is expected")
     return found
 
 
@@ -171,6 +173,7 @@ def _entry(line: int, row: Mapping[str, Any], wanted: tuple[str, ...]) -> Entry:
     for name, value in settings.items():
         if not isinstance(value, str):
             raise Misconfigured(f"settings.{_short(name)}: a text is expected, in quotes")
+    require_known(settings, "account")
     return Entry(line, account, settings, checked(credential, wanted) if credential else {})
 
 

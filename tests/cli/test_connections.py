@@ -84,6 +84,11 @@ def test_an_update_changes_what_is_given(operator):
             id="rate",
         ),
         pytest.param(
+            ["--provider", "youmail", "--setting", "backfill=True"],
+            'connection.settings.backfill: "true" or "false"',
+            id="backfill",
+        ),
+        pytest.param(
             ["--provider", "youmail", "--host", "web=https://a.example"],
             "connection.hosts.web: youmail has poll, api",
             id="role",
@@ -307,3 +312,10 @@ def test_an_account_that_moves_while_it_is_paused_stays_paused(operator):
 
     assert not moving.move_account("shop", "1", found.shard, 1 - found.shard)
     assert operator.accounts()["1"].paused
+
+
+@pytest.mark.parametrize(("option", "form"), [("--host", "ROLE=URL"), ("--setting", "NAME=VALUE")])
+def test_what_is_no_pair_is_told_the_form_of_its_option(operator, option, form):
+    said = operator.misused("connections", "add", "shop", "--provider", "youmail", option, "x")
+
+    assert f"{option}: {form} is expected" in said

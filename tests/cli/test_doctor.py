@@ -614,6 +614,16 @@ def test_a_subscriber_that_gets_nothing_is_found(operator, examined, crm, spoil,
     assert says.startswith("crm.fifo: ")
 
 
+def test_the_queues_that_receive_events_are_counted(operator, examined):
+    one = examined()["subscriptions"]
+    sqs = operator.clients("sqs")
+    sqs.create_queue(QueueName="crm.fifo", Attributes={"FifoQueue": "true"})
+    operator.done("subscribe", CRM)
+
+    assert one == [("ok", "1 queue receives events")]
+    assert examined()["subscriptions"] == [("ok", "2 queues receive events")]
+
+
 def test_many_subscriptions_are_warned_of(examined, monkeypatch):
     monkeypatch.setattr(health, "SUBSCRIPTIONS_MAX", 1)
 

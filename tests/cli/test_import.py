@@ -127,13 +127,19 @@ def test_bad_lines_are_reported_by_number_and_the_good_ones_kept(shop):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        pytest.param("{", "the line: no JSON", id="no JSON"),
+        pytest.param("{", "no JSON: Expecting property name", id="no JSON"),
+        pytest.param('{"account', "no JSON: Unterminated string starting at character 2", id="cut"),
         pytest.param(f'["{CANARY}"]', "one JSON object is expected", id="no object"),
         pytest.param(f'{{"password": "{CANARY}"}}', "account is missing", id="no account"),
         pytest.param('{"account": true}', "account: 1 to 200", id="no id"),
         pytest.param('{"account": "2", "name": "x"}', "unknown column name", id="unknown"),
         pytest.param('{"account": "2", "settings": []}', "settings: a JSON object", id="settings"),
         pytest.param('{"account": "2", "settings": {"a": 1}}', "settings.a: a text", id="setting"),
+        pytest.param(
+            '{"account": "2", "settings": {"backfill": "yes"}}',
+            'account.settings.backfill: "true" or "false"',
+            id="backfill",
+        ),
         pytest.param(
             '{"account": "2", "settings": {"a": "1"}, "setting.a": "2"}',
             "setting.a is given twice",

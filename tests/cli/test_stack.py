@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import tomllib
 
+import pollwire
 import pytest
 import typer
 from botocore.exceptions import EndpointConnectionError
@@ -46,6 +47,10 @@ def deploy(operator, monkeypatch, **outputs):
     )
     monkeypatch.delenv("POLLWIRE_TABLE_NAME")
     monkeypatch.delenv("POLLWIRE_KEY_ARN")
+
+
+def test_the_version_is_said(operator):
+    assert operator.done("--version").out == f"{pollwire.__version__}\n"
 
 
 def test_the_template_has_the_outputs_that_are_looked_up():

@@ -394,6 +394,20 @@ def test_an_event_is_printed_before_it_is_taken_off_the_queue(start, pollwire, c
     assert tuple(streams(out) for out in seen) == (("entry",), ("history",))
 
 
+@pytest.mark.parametrize(
+    "text", ["x", "[]", "{}", '{"uuid": "1", "ownerId": "2", "body": []}'], ids=repr
+)
+def test_a_message_that_is_no_event_is_taken_off_and_ends_nothing(start, pollwire, capsys, text):
+    pollwire._queue.append((0.0, text))
+
+    assert start(ONE_STEP) == 0
+    said = capsys.readouterr()
+
+    assert ("queue", text) in pollwire.deleted
+    assert streams(said.out) == MADE
+    assert "a message that is no event was in the queue" in said.err
+
+
 def test_a_reader_that_goes_away_ends_the_run(start, monkeypatch):
     far, near = os.pipe()
     os.close(far)

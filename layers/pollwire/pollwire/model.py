@@ -37,6 +37,19 @@ def require_texts(settings: Mapping[str, str], where: str) -> None:
             raise Misconfigured(f'{where}.settings.{name}: a text is expected, as "{value}"')
 
 
+def require_known(settings: Mapping[str, str], where: str) -> None:
+    """
+    Refuse settings that cannot be registered; what is stored already is read as it is.
+
+    Raises:
+        Misconfigured: Names the setting.
+    """
+    require_texts(settings, where)
+    if settings.get("backfill", "false") not in ("true", "false"):
+        # Another word would be no, and what there is at first is not told later.
+        raise Misconfigured(f'{where}.settings.backfill: "true" or "false"')
+
+
 def _nothing() -> Mapping[str, str]:
     return NOTHING  # not hashable before Python 3.12, so no default by itself
 

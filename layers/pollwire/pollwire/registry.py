@@ -26,7 +26,7 @@ from pollwire.items import (
     read_stream_listing,
     text,
 )
-from pollwire.model import ACCOUNT_ID, NOTHING, Connection, DeltaJob, Record, require_texts
+from pollwire.model import ACCOUNT_ID, NOTHING, Connection, DeltaJob, Record, require_known
 from pollwire.state import (
     TRANSACTION_MAX,
     State,
@@ -67,7 +67,11 @@ class Registry(State):
         Write a connection, new or known.
 
         What the stages write themselves (shards, pauses, counts) stays as it is where it is known.
+
+        Raises:
+            Misconfigured: It has a setting that is wrong.
         """
+        require_known(connection.settings, "connection")
         self._client.update_item(**connection_update(self._table, connection))
 
     def make_room(self, connection: str, more: int) -> int:
@@ -375,7 +379,7 @@ def _sorted_out(
     refused: list[Misconfigured] = []
     for one in newcomers:
         try:
-            require_texts(one.settings, "account")
+            require_known(one.settings, "account")
             if not ACCOUNT_ID.fullmatch(one.account):
                 raise Misconfigured(
                     "account id: 1 to 200 letters, digits and any of . _ @ + : ~ = -"
