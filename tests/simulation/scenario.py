@@ -1154,7 +1154,7 @@ class Run:
 
     def _is_read(self, pk: str, account: str, element: str) -> bool:
         """Tell whether a mark waits to be read once more, in a run that need not see it."""
-        if not self.is_hasty:
+        if not self.is_hasty or marks.replayed_ms(element) is not None:
             return False
         stream = f"stream#{pk.split('#')[1]}#{account}#{element.partition('@')[0]}"
         cursor = self.world.aws.items.get((stream, "cursor"), {})

@@ -297,8 +297,9 @@ class Delta:
         again = self._repeated(drain, pages, records, deletions=True)
         drain = _noted(drain, decision, again)
         state = replace(self._state, drained_ms=drain.began_ms, drain=None)
+        judged = listed if self._stream.snapshot or self._stream.reconcile_s else None
         # A listing that may lack something shows no deletion: the place before it still does.
-        place = state.place or cursor if drain.full and listed is None else cursor or state.place
+        place = state.place or cursor if drain.full and judged is None else cursor or state.place
         if not drain.unsettled:
             # What must be seen again has to be listed again: else the cursor stays in front of it.
             state = replace(
@@ -310,9 +311,9 @@ class Delta:
         if drain.full:
             state = replace(state, reconciled_ms=drain.began_ms)
         missing = decide.Decision()
+        if judged is not None:
+            missing = decide.decide_missing(judged, records, self._stream, drain.began_ms)
         if listed is not None:
-            if self._stream.snapshot or self._stream.reconcile_s:
-                missing = decide.decide_missing(listed, records, self._stream, drain.began_ms)
             self._counts["held"] += missing.held
         if state.is_restored and self._answers_for_all(drain, missing):
             state = replace(state, is_restored=False)
