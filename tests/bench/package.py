@@ -17,7 +17,7 @@ from tests.bench.aws import ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 LAYERS = {"dependencies": "build-DependenciesLayer", "pollwire": "build-PollwireLayer"}
-STAGES = ("schedule", "check", "delta")
+STAGES = ("schedule", "check", "delta", "push")
 
 #: Cold starts of each function, after one that does not count: it reads the files from disk.
 STARTS = 7
