@@ -96,16 +96,20 @@ def _json_lines(text: str) -> Iterator[tuple[int, Parse]]:
 
 
 def _csv_lines(text: str, wanted: tuple[str, ...]) -> Iterator[tuple[int, Parse]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines = list(io.StringIO(text, newline=""))
+    reader, before = csv.reader(lines, strict=True), 0
     header = _header(reader, wanted)
     while True:
-        line = reader.line_num + 1
+        line = before + reader.line_num + 1
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             yield line, _failing(f"no CSV: {error}")
+            # A quote that is not closed has taken the lines after it along.
+            rest = map(lines.__getitem__, range(line, len(lines)))
+            reader, before = csv.reader(rest, strict=True), line
             continue
         if cells:
             yield line, lambda cells=cells: _row(header, cells)  # type: ignore[misc]
@@ -148,7 +152,7 @@ def _row(header: list[str], cells: list[str]) -> Mapping[str, Any]:
 
 def _object(written: str, what: str = "") -> dict[str, Any]:
     try:
-        found = json.loads(written)
+        found = json.loads(written, object_pairs_hook=lambda pairs: _once(pairs, what))
     except json.JSONDecodeError as error:
         # Some of its messages end with the word.
         why = error.msg.removesuffix(" at")
@@ -157,6 +161,13 @@ def _object(written: str, what: str = "") -> dict[str, Any]:
         raise Misconfigured(f"{what}JSON that cannot be read") from None
     if not isinstance(found, dict):
         raise Misconfigured(f"{what}one JSON object is expected")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]], what: str) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Misconfigured(f"{what}a name is given twice")
     return found
 
 

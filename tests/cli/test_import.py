@@ -90,6 +90,26 @@ def test_whole_objects_may_stand_in_cells(shop):
     assert shop.opened("1") == CREDENTIAL
 
 
+@pytest.mark.parametrize("closed", ["", '5,425,"u",p\n'], ids=["never", "by another"])
+def test_a_quote_that_is_not_closed_costs_its_own_line_only(shop, closed):
+    text = HEADER + f'2,425,u,p\n3,425,"u,{CANARY}\n4,425,u,p\n{closed}'
+
+    answer = shop.run(*IMPORT, "--json", stdin=text)
+
+    assert answer.code == 1
+    assert shop.accounts().keys() == {"2", "4", *(["5"] if closed else [])}
+    assert reasons(answer).keys() == {3}
+
+
+def test_a_name_that_is_given_twice_in_a_line_of_json_refuses_it(shop):
+    text = '{"account": "1", "account": "2"}\n{"account": "3", "settings": {"phone": "1"}}\n'
+
+    answer = shop.run(*IMPORT, "--json", stdin=text)
+
+    assert reasons(answer) == {1: "a name is given twice"}
+    assert shop.accounts().keys() == {"3"}
+
+
 def test_bad_lines_are_reported_by_number_and_the_good_ones_kept(shop):
     text = HEADER + "\n".join(
         [
