@@ -80,7 +80,7 @@ def reconcile(
     facts = _order(session, over, found, elements)
     done(
         session.as_json,
-        f"{', '.join(names)} of {connection}/{account}: listed from end to end {_when(facts)}",
+        f"{', '.join(names)} of {connection}/{account}: to be listed from end to end {_when(facts)}",
         {"connection": connection, "account": account, "streams": names, "done": "ordered"} | facts,
     )
 

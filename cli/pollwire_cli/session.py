@@ -30,7 +30,7 @@ SEALERS = 16
 AWS = Config(
     connect_timeout=5,
     read_timeout=20,
-    retries={"mode": "standard", "total_max_attempts": 8},
+    retries={"mode": "standard", "total_max_attempts": 5},
     max_pool_connections=SEALERS,
 )
 

@@ -94,7 +94,7 @@ def test_what_no_check_reports_is_not_listed_unless_it_is_named(shop):
 def test_some_streams_are_listed(shop):
     said = shop.done("reconcile", *SEVEN, "contact", "greeting", "contact").out
 
-    assert said == "contact, greeting of shop/7: listed from end to end now\n"
+    assert said == "contact, greeting of shop/7: to be listed from end to end now\n"
     assert asked(shop) == [("contact", marks.FULL), ("greeting", marks.FULL)]
 
 
