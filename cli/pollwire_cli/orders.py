@@ -78,9 +78,10 @@ def reconcile(
     names = streams_of(provider_of(over.provider), names)
     elements = [marks.element(name, marks.FULL, session.now_ms) for name in names]
     facts = _order(session, over, found, elements)
+    what = f"{', '.join(names)} of {connection}/{account}"
     done(
         session.as_json,
-        f"{', '.join(names)} of {connection}/{account}: to be listed from end to end {_when(facts)}",
+        f"{what}: to be listed from end to end {_when(facts)}",
         {"connection": connection, "account": account, "streams": names, "done": "ordered"} | facts,
     )
 

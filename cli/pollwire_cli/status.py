@@ -329,14 +329,19 @@ def _ages(session: Session, names: Sequence[str]) -> dict[str, int]:
 
 def _show(found: Mapping[str, Any]) -> None:
     table(COLUMNS, [_row(one) for one in found["providers"]])
-    reasons = [
-        (one["provider"], reason, number)
-        for one in found["providers"]
-        for reason, number in one["reasons"].items()
-    ]
-    if reasons:
-        typer.echo()
-        table(("provider", "failing because of", "accounts"), reasons)
+    for name, columns in (
+        ("reasons", ("provider", "failing because of", "accounts")),
+        # Of single streams as well, whose accounts may do well otherwise.
+        ("errors", ("provider", "went wrong lately", "times")),
+    ):
+        rows = [
+            (one["provider"], reason, number)
+            for one in found["providers"]
+            for reason, number in (one[name] or {}).items()
+        ]
+        if rows:
+            typer.echo()
+            table(columns, rows)
     _show_queues(found["queues"] or [])
     typer.echo()
     log = found["log"]

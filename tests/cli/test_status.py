@@ -143,6 +143,8 @@ def test_lag_polls_and_changes_are_of_the_last_minutes(operator, functions):
     assert (one["polls"], one["unchanged"], one["changes"]) == (20, 17, 101)
     assert (one["lag_p50_ms"], one["lag_p99_ms"]) == (51, 100)
     assert one["errors"] == {"rejected": 1, "unasked": 2}
+    said = [line.split() for line in operator.done("status").out.splitlines()]
+    assert ["youmail", "rejected", "1"] in said
 
 
 def test_what_is_older_is_not_read(operator, functions):
