@@ -71,8 +71,8 @@ def tell_check(logger: Logger, metrics: Metrics, job: CheckJob, counts: Counts) 
     )
     told = {"connection": job.connection, "shard": job.shard, "due_ms": job.due_ms}
     # A look, or a check of one account, is not the shard's regular one.
-    _add_metadata(metrics, {**told, "after_s": job.after_s or "", "account": job.account})
-    _add_metadata(metrics, {"provider": counts.provider})
+    told |= {"after_s": job.after_s or "", "account": job.account, "provider": counts.provider}
+    _add_metadata(metrics, told)
     count(metrics, counts)
 
 

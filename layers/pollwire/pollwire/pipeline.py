@@ -34,14 +34,7 @@ from pollwire.errors import (
 )
 from pollwire.http import SILENT_MIN
 from pollwire.items import Standing
-from pollwire.model import (
-    Account,
-    CheckJob,
-    Connection,
-    DeltaJob,
-    Seen,
-    Turn,
-)
+from pollwire.model import Account, CheckJob, Connection, DeltaJob, Seen, Turn
 from pollwire.providers import Provider
 from pollwire.state import shard_of
 from pollwire.world import NONE, Counts, World, watched

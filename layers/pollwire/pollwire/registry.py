@@ -13,6 +13,7 @@ from pollwire import marks
 from pollwire.errors import Conflict, Misconfigured, Retryable
 from pollwire.items import (
     CHECKED,
+    Item,
     Listing,
     Newcomer,
     StreamListing,
@@ -98,10 +99,7 @@ class Registry(State):
         """
         values: dict[str, Any] = {":secret": {"B": sealed}} if sealed else {}
         expression = "SET push_secret = :secret" if sealed else "REMOVE push_secret"
-        try:
-            self._update_connection(connection, expression, values)
-        except Conflict as error:
-            raise _nowhere(connection) from error
+        self._update_known(connection, expression, values)
 
     def resume_connection(self, connection: str) -> None:
         """
@@ -110,10 +108,7 @@ class Registry(State):
         Raises:
             Misconfigured: There is no such connection.
         """
-        try:
-            self._update_connection(connection, "SET paused_until = :none", {":none": number(0)})
-        except Conflict as error:
-            raise _nowhere(connection) from error
+        self._update_known(connection, "SET paused_until = :none", {":none": number(0)})
 
     def remove_connection(self, connection: Connection) -> None:
         """
@@ -140,13 +135,14 @@ class Registry(State):
         Raises:
             Misconfigured: There is no such connection.
         """
+        counted = self._update_known(connection, "ADD accounts :more", {":more": number(more)})
+        return self._grown(read_connection(counted), 0)
+
+    def _update_known(self, connection: str, expression: str, values: dict[str, Any]) -> Item:
         try:
-            counted = self._update_connection(
-                connection, "ADD accounts :more", {":more": number(more)}
-            )
+            return self._update_connection(connection, expression, values)
         except Conflict as error:
             raise _nowhere(connection) from error
-        return self._grown(read_connection(counted), 0)
 
     def _grown(self, connection: Connection, more: int) -> int:
         """Have shards for so many more accounts than were counted; return how many there are."""
