@@ -15,9 +15,10 @@ import pytest
 from pollwire import wiring
 from pollwire.errors import Malformed, Restart
 from pollwire.events import iso
+from pollwire.exchange import Request
 from pollwire.http import Hosts
 from pollwire.marks import FULL, element
-from pollwire.model import Connection, DeltaJob, Page, Request, Row, Seen, Start, Stream
+from pollwire.model import Connection, DeltaJob, Page, Row, Seen, Start, Stream
 from pollwire.providers import canonical_id, rows_of
 
 from tests.integration.system import ANN, BOB, Http

@@ -22,6 +22,7 @@ from pollwire.errors import (
     describe,
 )
 from pollwire.events import Composer, subscription_id
+from pollwire.exchange import Request, Response
 from pollwire.items import Drain, Standing, StreamState, event_chunks
 from pollwire.model import (
     NOTHING,
@@ -32,8 +33,6 @@ from pollwire.model import (
     Event,
     Page,
     Record,
-    Request,
-    Response,
     Start,
     Stream,
 )

@@ -57,14 +57,8 @@ from pollwire.items import (
     text,
 )
 from pollwire.marks import Step, pack
-from pollwire.model import (
-    NOTHING,
-    RENEWAL_MS,
-    SHARDS_MAX,
-    Connection,
-    DeltaJob,
-    Record,
-)
+from pollwire.model import NOTHING, SHARDS_MAX, Connection, DeltaJob, Record
+from pollwire.tokens import RENEWAL_MS
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
