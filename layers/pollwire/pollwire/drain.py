@@ -172,13 +172,12 @@ class Delta:
         told: set[tuple[str, str]] = set()
         repeats = 0
         pages: list[Page] = []
-        page = Page(())
+        cursor = ""
         found = self._provider.delta(account, self._job.stream, start, self._fetch)
-        while (turned := self._turn(found, drain, pages)) is not None:
-            page = turned
+        while (page := self._turn(found, drain, pages)) is not None:
             pages.append(page)
-            if listed is not None:
-                listed = _listed(listed, page)
+            cursor = page.cursor
+            listed = _listed(listed, page)
             self._counts["gaps"] += page.gaps
             clock_ms = _clock_ms(page, self._world.clock())
             newest_ms = max(drain.newest_ms, decide.newest_ms(page.rows, clock_ms))
@@ -186,11 +185,7 @@ class Delta:
             versions = _versions(page)
             repeats = repeats + 1 if page.resume and page.rows and versions <= told else 0
             if repeats > REPEATS_MAX and not page.steps:
-                self._write_part(drain, pages)
-                self._commit(replace(self._state, drain=None))
-                # What it has told again it would tell at every try.
-                self._settle_replays(drain)
-                raise Malformed("the list repeats its pages: it has no end")
+                raise self._endless(drain, pages)
             told |= versions
             if not page.resume:
                 break
@@ -199,14 +194,22 @@ class Delta:
                 drain = self._write_part(drain, pages)
                 pages = []
             if out_of_time:
-                self._counts["unfinished"] += 1
                 self._go_on()
                 return True
         self._pages = drain.pages
-        return self._finish(drain, pages, page.cursor, listed)
+        return self._finish(drain, pages, cursor, listed)
+
+    def _endless(self, drain: Drain, pages: list[Page]) -> Malformed:
+        """Tell what a list without an end has brought, and forget the place; return the error."""
+        self._write_part(drain, pages)
+        self._commit(replace(self._state, drain=None))
+        # What it has told again it would tell at every try.
+        self._settle_replays(drain)
+        return Malformed("the list repeats its pages: it has no end")
 
     def _go_on(self) -> None:
         """Have the rest of a long list read at once, unless the provider asked for a rest."""
+        self._counts["unfinished"] += 1
         if "" not in self._spent:
             # Of the same instant it would be the same job.
             due_ms = max(self._world.clock(), self._job.due_ms + 1)
@@ -507,9 +510,9 @@ def _since_ms(drain: Drain) -> int | None:
     return min((one for one in asked if one is not None), default=None)
 
 
-def _listed(listed: set[str], page: Page) -> set[str] | None:
+def _listed(listed: set[str] | None, page: Page) -> set[str] | None:
     """Add the ids of a page, in place; a list that may lack something is none of everything."""
-    if not page.whole or not all(bad.id for bad in page.bad):
+    if listed is None or not page.whole or not all(bad.id for bad in page.bad):
         return None
     listed.update(row.id for row in page.rows)
     listed.update(bad.id for bad in page.bad)
