@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -117,16 +118,19 @@ def import_(
 def list_(
     session: Session,
     connection: ConnectionName,
-    failing: Annotated[bool, typer.Option("--failing", help="Those with failures only.")] = False,
+    failing: Annotated[
+        bool,
+        typer.Option("--failing", help="Those with failures only, be it of a pending stream."),
+    ] = False,
     paused: Annotated[bool, typer.Option("--paused", help="Those that are paused only.")] = False,
 ) -> None:
     """List a connection's accounts, shard by shard."""
     over = session.connection(connection)
-    found = (
-        one
-        for one in session.state.accounts(over)
-        if not (failing and not _is_failing(one)) and not (paused and not _is_paused(one))
-    )
+    found = session.state.accounts(over)
+    if paused:
+        found = filter(_is_paused, found)
+    if failing:
+        found = _failing(session, over, found)
     if session.as_json:
         for one in found:
             document(_described(session, over, one))
@@ -254,8 +258,13 @@ def missing(connection: str, account: str) -> Misconfigured:
     )
 
 
-def _is_failing(one: Listing) -> bool:
-    return one.standing is None or one.standing.failures > 0
+def _failing(session: Session, over: Connection, found: Iterator[Listing]) -> Iterator[Listing]:
+    """Keep those that fail as a whole, and those of which a stream does, with its reason."""
+    for one in found:
+        if one.standing is None or one.standing.failures:
+            yield one
+        elif troubles := session.state.stream_troubles(over, one):
+            yield replace(one, trouble="; ".join(": ".join(pair) for pair in troubles.items()))
 
 
 def _is_paused(one: Listing) -> bool:

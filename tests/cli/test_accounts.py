@@ -6,6 +6,7 @@ import json
 
 import pytest
 from pollwire.marks import Step
+from pollwire.model import DeltaJob
 from pollwire.state import shard_of
 
 from tests.cli.conftest import CANARY, CREDENTIAL
@@ -147,6 +148,20 @@ def test_accounts_of_all_shards_are_listed(shop):
     assert [one["account"] for one in paused] == ["3"]
     assert len(table) == 22
     assert [line.endswith(r"Rejected: \x1b[1mno") for line in table].count(True) == 1
+
+
+def test_an_account_is_failing_if_one_of_its_streams_is(shop):
+    shop.register("7", "8")
+    for account in ("7", "8"):
+        shard = shard_of(account, 4)
+        shop.state.note_step("shop", shard, account, Step(None, ("contact@5@a", "entry@5@a")))
+    job = DeltaJob("shop", shard_of("7", 4), "7", "entry", ("entry@5@a",), 5)
+    shop.state.note_trouble(job, "Forbidden: 403", 5, 6)
+
+    (found,) = shop.done("accounts", "list", *OVER, "--json", "--failing").lines
+
+    assert (found["account"], found["failures"]) == ("7", 0)
+    assert found["trouble"] == "entry: Forbidden: 403"
 
 
 def test_an_account_is_shown(shop):
