@@ -265,7 +265,7 @@ def test_the_functions_are_those_of_the_template():
             ("iam", "denied"),
             [
                 ("sqs:SendMessage", ":pollwire-checks-intelli"),
-                ("sqs:ReceiveMessage", "-tail-1.fifo"),
+                "sqs:ReceiveMessage",
             ],
             "permissions",
             "failed",
