@@ -87,7 +87,8 @@ def command(app: typer.Typer, name: str = "", epilog: str = "") -> Callable[[Com
                 raise typer.Exit(1) from None
 
         _take(run, function)
-        app.command(name or function.__name__, epilog=_examples(epilog))(run)
+        help_text = _flowing(function.__doc__ or "")
+        app.command(name or function.__name__, help=help_text, epilog=_examples(epilog))(run)
         return function
 
     return register
@@ -128,6 +129,15 @@ def _take(run: Callable[..., None], function: Command) -> None:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in parameters}
     del run.__wrapped__  # type: ignore[attr-defined]
+
+
+def _flowing(text: str) -> str:
+    """Have a terminal break the lines of each paragraph, but of those that begin with a ``\\b``."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(
+        one.removeprefix("\b\n") if one.startswith("\b") else one.replace("\n", " ")
+        for one in paragraphs
+    )
 
 
 def _examples(epilog: str) -> str:
