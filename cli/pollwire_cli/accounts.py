@@ -12,7 +12,7 @@ import typer
 from pollwire import marks
 from pollwire.errors import Misconfigured
 from pollwire.items import Listing, Standing
-from pollwire.model import ACCOUNT_ID, Connection
+from pollwire.model import ACCOUNT_ID, Connection, require_known
 from pollwire.secrets import OPENED_MS_MAX
 
 from pollwire_cli.command import command
@@ -21,7 +21,7 @@ from pollwire_cli.importing import Import
 from pollwire_cli.lines import read_lines
 from pollwire_cli.output import document, done, fields, instant, pairs_text, table
 from pollwire_cli.secret import ask_credential, read_credential, read_text
-from pollwire_cli.session import Session, provider_of
+from pollwire_cli.session import Misused, Session, as_words, provider_of
 
 app = typer.Typer(help="Subscribers that are polled over a connection.", no_args_is_help=True)
 
@@ -61,6 +61,8 @@ def add(
     if credential and without:
         raise typer.BadParameter("--credential and --no-credential exclude each other")
     settings = pairs(setting, "--setting")
+    with as_words():
+        require_known(settings, "account")
     over = over_of(session, connection, account)
     if session.state.known_accounts(over, [account]):
         raise Misconfigured(
@@ -233,9 +235,7 @@ def credential(
 def over_of(session: Session, connection: str, account: str) -> Connection:
     """Read the connection of an account, if that may be one's id."""
     if not ACCOUNT_ID.fullmatch(account):
-        raise Misconfigured(
-            "account: 1 to 200 letters, digits and any of . _ @ + : ~ = - are its id"
-        )
+        raise Misused("account: 1 to 200 letters, digits and any of . _ @ + : ~ = - are its id")
     return session.connection(connection)
 
 

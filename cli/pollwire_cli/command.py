@@ -21,7 +21,7 @@ from botocore.exceptions import (
 from pollwire.errors import PollwireError
 
 from pollwire_cli.output import say
-from pollwire_cli.session import Session
+from pollwire_cli.session import Misused, Session
 
 #: Of a message of AWS's.
 MESSAGE_CHARS_MAX = 400
@@ -84,7 +84,7 @@ def command(app: typer.Typer, name: str = "", epilog: str = "") -> Callable[[Com
                 function(Session(stack, outputs, as_json), **given)
             except (PollwireError, ClientError, BotoCoreError) as error:
                 say(f"pollwire: {reason(error)}")
-                raise typer.Exit(1) from None
+                raise typer.Exit(2 if isinstance(error, Misused) else 1) from None
 
         _take(run, function)
         help_text = _flowing(function.__doc__ or "")

@@ -63,21 +63,22 @@ def test_the_connection_may_stand_in_the_environment(shop, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("code", "words", "said"),
     [
-        pytest.param(["a b", "--no-credential"], "account: 1 to 200 letters", id="id"),
-        pytest.param(["", "--no-credential"], "account: 1 to 200 letters", id="empty id"),
-        pytest.param(["7"], "give --credential FILE", id="nobody to ask"),
+        pytest.param(2, ["a b", "--no-credential"], "account: 1 to 200 letters", id="id"),
+        pytest.param(2, ["", "--no-credential"], "account: 1 to 200 letters", id="empty id"),
+        pytest.param(1, ["7"], "give --credential FILE", id="nobody to ask"),
         pytest.param(
-            ["7", "--setting", "backfill=yes", "--no-credential"],
+            2,
+            ["7", "--setting", "backfill=yes"],
             'account.settings.backfill: "true" or "false"',
             id="backfill",
         ),
-        pytest.param(["7", "--credential", "-"], "credential: one JSON object", id="no JSON"),
+        pytest.param(1, ["7", "--credential", "-"], "credential: one JSON object", id="no JSON"),
     ],
 )
-def test_what_cannot_be_added_is_named(shop, words, said):
-    assert said in shop.refused("accounts", "add", *words, *OVER, stdin=CANARY)
+def test_what_cannot_be_added_is_named(shop, code, words, said):
+    assert said in shop.refused("accounts", "add", *words, *OVER, stdin=CANARY, code=code)
 
     assert shop.accounts() == {}
 
@@ -120,7 +121,7 @@ def test_an_account_that_is_not_there_is_named(shop, word):
     words = ["--yes"] if word == "remove" else []
 
     said = shop.refused("accounts", word, "7", *OVER, *words)
-    odd = shop.refused("accounts", word, "7 8", *OVER, *words)
+    odd = shop.refused("accounts", word, "7 8", *OVER, *words, code=2)
     nowhere = shop.refused("accounts", word, "7", "--connection", "mill", *words)
 
     assert "account shop/7: there is none" in said
