@@ -94,6 +94,8 @@ class Delta:
         self._seen_ms = max(map(marks.seen_ms, job.pending), default=job.due_ms)
         self._state = StreamState()
         self._pages = 0
+        # The listing just made shows no deletion.
+        self._is_blind = False
         self._spent: dict[str, int] = {}
         self._before = world.tally()
         self._counts = Counts(jobs=1)
@@ -133,6 +135,9 @@ class Delta:
         if done_ms < max([self._job.due_ms, *map(marks.seen_ms, self._job.pending)]):
             try:
                 unsettled = self._drain()
+                if self._is_blind:
+                    # What it does not show is read from the place before.
+                    unsettled = self._is_out_of_time() or self._drain() or unsettled
             except Restart:
                 # The saved place is void: once more, from the cursor.
                 self._commit(replace(self._state, drain=None, place=""))
@@ -189,7 +194,7 @@ class Delta:
             told |= versions
             if not page.resume:
                 break
-            out_of_time = self._remaining_ms() < PAGE_MS or "" in self._spent
+            out_of_time = self._is_out_of_time()
             if out_of_time or sum(len(held.rows) for held in pages) >= ROWS_MAX:
                 drain = self._write_part(drain, pages)
                 pages = []
@@ -198,6 +203,9 @@ class Delta:
                 return True
         self._pages = drain.pages
         return self._finish(drain, pages, cursor, listed)
+
+    def _is_out_of_time(self) -> bool:
+        return self._remaining_ms() < PAGE_MS or "" in self._spent
 
     def _endless(self, drain: Drain, pages: list[Page]) -> Malformed:
         """Tell what a list without an end has brought, and forget the place; return the error."""
@@ -254,11 +262,13 @@ class Delta:
             news = news or account.settings.get("backfill") == "true"
             mode = decide.BACKFILL if news else decide.BASELINE
         full = self._stream.snapshot or self._job.full or not state.drained_ms
+        full = full and not self._is_blind
         start = decide.start(state.reached_ms, state.previous_ms, state.place, self._stream)
         if full:
             start = Start()
-        # Not those of a job that another one has answered meanwhile.
-        asked = (one for one in self._job.pending if one in self._standing.pending)
+        # Not those of a job that another one has answered meanwhile, nor of a listing just made.
+        left = () if self._is_blind else self._standing.pending
+        asked = (one for one in self._job.pending if one in left)
         replays = tuple(one for one in asked if marks.replayed_ms(one) is not None)
         drain = Drain(mode, start.since_ms, start.cursor, "", 0, now_ms, full=full, replays=replays)
         since_ms = _since_ms(drain)
@@ -301,7 +311,8 @@ class Delta:
         state = replace(self._state, drained_ms=drain.began_ms, drain=None)
         judged = listed if self._stream.snapshot or self._stream.reconcile_s else None
         # A listing that may lack something shows no deletion: the place before it still does.
-        place = state.place or cursor if drain.full and judged is None else cursor or state.place
+        self._is_blind = drain.full and judged is None and bool(state.place)
+        place = state.place if self._is_blind else cursor or state.place
         if not drain.unsettled:
             # What must be seen again has to be listed again: else the cursor stays in front of it.
             state = replace(
