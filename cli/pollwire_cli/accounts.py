@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 from pollwire import marks
 from pollwire.errors import Misconfigured
 from pollwire.items import Listing, Standing
-from pollwire.model import ACCOUNT_ID, Connection
+from pollwire.model import ACCOUNT_ID, Connection, require_known
 from pollwire.secrets import OPENED_MS_MAX
 
 from pollwire_cli.command import command
@@ -20,7 +21,7 @@ from pollwire_cli.importing import Import
 from pollwire_cli.lines import read_lines
 from pollwire_cli.output import document, done, fields, instant, pairs_text, table
 from pollwire_cli.secret import ask_credential, read_credential, read_text
-from pollwire_cli.session import Session, provider_of
+from pollwire_cli.session import Misused, Session, as_words, provider_of
 
 app = typer.Typer(help="Subscribers that are polled over a connection.", no_args_is_help=True)
 
@@ -60,6 +61,8 @@ def add(
     if credential and without:
         raise typer.BadParameter("--credential and --no-credential exclude each other")
     settings = pairs(setting, "--setting")
+    with as_words():
+        require_known(settings, "account")
     over = over_of(session, connection, account)
     if session.state.known_accounts(over, [account]):
         raise Misconfigured(
@@ -117,16 +120,19 @@ def import_(
 def list_(
     session: Session,
     connection: ConnectionName,
-    failing: Annotated[bool, typer.Option("--failing", help="Those with failures only.")] = False,
+    failing: Annotated[
+        bool,
+        typer.Option("--failing", help="Those with failures only, be it of a pending stream."),
+    ] = False,
     paused: Annotated[bool, typer.Option("--paused", help="Those that are paused only.")] = False,
 ) -> None:
     """List a connection's accounts, shard by shard."""
     over = session.connection(connection)
-    found = (
-        one
-        for one in session.state.accounts(over)
-        if not (failing and not _is_failing(one)) and not (paused and not _is_paused(one))
-    )
+    found = session.state.accounts(over)
+    if paused:
+        found = filter(_is_paused, found)
+    if failing:
+        found = _failing(session, over, found)
     if session.as_json:
         for one in found:
             document(_described(session, over, one))
@@ -229,9 +235,7 @@ def credential(
 def over_of(session: Session, connection: str, account: str) -> Connection:
     """Read the connection of an account, if that may be one's id."""
     if not ACCOUNT_ID.fullmatch(account):
-        raise Misconfigured(
-            "account: 1 to 200 letters, digits and any of . _ @ + : ~ = - are its id"
-        )
+        raise Misused("account: 1 to 200 letters, digits and any of . _ @ + : ~ = - are its id")
     return session.connection(connection)
 
 
@@ -254,8 +258,13 @@ def missing(connection: str, account: str) -> Misconfigured:
     )
 
 
-def _is_failing(one: Listing) -> bool:
-    return one.standing is None or one.standing.failures > 0
+def _failing(session: Session, over: Connection, found: Iterator[Listing]) -> Iterator[Listing]:
+    """Keep those that fail as a whole, and those of which a stream does, with its reason."""
+    for one in found:
+        if one.standing is None or one.standing.failures:
+            yield one
+        elif troubles := session.state.stream_troubles(over, one):
+            yield replace(one, trouble="; ".join(": ".join(pair) for pair in troubles.items()))
 
 
 def _is_paused(one: Listing) -> bool:

@@ -21,7 +21,7 @@ from botocore.exceptions import (
 from pollwire.errors import PollwireError
 
 from pollwire_cli.output import say
-from pollwire_cli.session import Session
+from pollwire_cli.session import Misused, Session
 
 #: Of a message of AWS's.
 MESSAGE_CHARS_MAX = 400
@@ -84,10 +84,11 @@ def command(app: typer.Typer, name: str = "", epilog: str = "") -> Callable[[Com
                 function(Session(stack, outputs, as_json), **given)
             except (PollwireError, ClientError, BotoCoreError) as error:
                 say(f"pollwire: {reason(error)}")
-                raise typer.Exit(1) from None
+                raise typer.Exit(2 if isinstance(error, Misused) else 1) from None
 
         _take(run, function)
-        app.command(name or function.__name__, epilog=_examples(epilog))(run)
+        help_text = _flowing(function.__doc__ or "")
+        app.command(name or function.__name__, help=help_text, epilog=_examples(epilog))(run)
         return function
 
     return register
@@ -128,6 +129,15 @@ def _take(run: Callable[..., None], function: Command) -> None:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in parameters}
     del run.__wrapped__  # type: ignore[attr-defined]
+
+
+def _flowing(text: str) -> str:
+    """Have a terminal break the lines of each paragraph, but of those that begin with a ``\\b``."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(
+        one.removeprefix("\b\n") if one.startswith("\b") else one.replace("\n", " ")
+        for one in paragraphs
+    )
 
 
 def _examples(epilog: str) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from pollwire.errors import Misconfigured
 from pollwire.http.hosts import Hosts
-from pollwire.model import Connection
+from pollwire.model import Connection, require_known
 from pollwire.providers import Notifying, Provider, registered
 from pollwire.registry import FOREVER_MS
 from pollwire.secrets import PUSH
@@ -27,7 +27,7 @@ from pollwire_cli.secret import (
     read_credential,
     read_push_secret,
 )
-from pollwire_cli.session import Session, provider_of
+from pollwire_cli.session import Misused, Session, as_words, provider_of
 
 app = typer.Typer(help="A customer's use of a provider: hosts, pace, rate.", no_args_is_help=True)
 
@@ -296,20 +296,24 @@ def _changed(
         if not provider:
             raise typer.BadParameter("--provider is missing")
         # Before anything is looked up: a wrong word needs no stack.
-        made = Connection(name, provider_of(provider).name, **given)
+        with as_words():
+            made = Connection(name, provider_of(provider).name, **given)
+            require_known(made.settings, "connection")
         if session.known(name):
             raise Misconfigured(f"connection {name} is there already; change it with --update")
         return made
     known = session.connection(name)
     if provider not in ("", known.provider):
         raise Misconfigured(f"connection.provider: it stays {known.provider}; add another one")
-    return replace(known, **given)
+    with as_words():
+        require_known(given.get("settings", {}), "connection")
+        return replace(known, **given)
 
 
 def _require_hosts(session: Session, provider: Provider, hosts: Mapping[str, str]) -> None:
     foreign = [role for role in hosts if role not in provider.hosts]
     if foreign:
-        raise Misconfigured(
+        raise Misused(
             f"connection.hosts.{foreign[0]}: {provider.name} has {', '.join(provider.hosts)}"
         )
     allowed = session.allowed_hosts() if hosts else None
@@ -319,7 +323,7 @@ def _require_hosts(session: Session, provider: Provider, hosts: Mapping[str, str
             if allowed is not None:
                 known = Hosts(provider.hosts.values(), allowed)
         except Misconfigured:
-            raise Misconfigured(
+            raise Misused(
                 f"connection.hosts.{role}: https://host or https://host:port is expected, "
                 "without a path"
             ) from None

@@ -25,7 +25,7 @@ from pollwire.providers import registered
 
 from pollwire_cli import deadletters
 from pollwire_cli.command import reason
-from pollwire_cli.queues import Queue, QueueArn, dead_letters, job_queues
+from pollwire_cli.queues import Queue, QueueArn, dead_letters, dead_queue, job_queues
 from pollwire_cli.session import Session, aws_time, is_denied, provider_of
 from pollwire_cli.subscribers import Subscribers, Subscription, require_readable_key
 from pollwire_cli.subscriptions import tail_prefix
@@ -64,6 +64,14 @@ ACTIONS = {
         "sns:SetSubscriptionAttributes",
         "sns:Subscribe",
         "sns:Unsubscribe",
+    ],
+    "jobs": ["sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:SendMessage"],
+    "dead letters": [
+        "sqs:ChangeMessageVisibility",
+        "sqs:DeleteMessage",
+        "sqs:GetQueueAttributes",
+        "sqs:GetQueueUrl",
+        "sqs:ReceiveMessage",
     ],
     "queues": [
         "sqs:ChangeMessageVisibility",
@@ -182,28 +190,49 @@ def permissions(session: Session) -> Said:
     if source is None:
         yield OK, "root may do everything"
         return
-    _, partition, _, region, account, _ = session.topic_arn.split(":")
-    resources = {
-        "table": f"arn:{partition}:dynamodb:{region}:{account}:table/{session.table_name}",
-        "key": session.key_arn,
-        "stack": session.described["StackId"],
-        "topic": session.topic_arn,
-        "queues": str(QueueArn.named(f"{tail_prefix(session)}1.fifo", session.topic_arn)),
-    }
-    denied = []
+    resources = _resources(session)
+    asking = session.client("iam").get_paginator("simulate_principal_policy")
+    denied: list[str] = []
     for kind, actions in ACTIONS.items():
-        answer = session.client("iam").simulate_principal_policy(
-            PolicySourceArn=source, ActionNames=actions, ResourceArns=[resources[kind]]
+        pages = asking.paginate(
+            PolicySourceArn=source, ActionNames=actions, ResourceArns=resources[kind]
         )
-        denied += [
-            one["EvalActionName"]
-            for one in answer["EvaluationResults"]
-            if one["EvalDecision"] != "allowed"
-        ]
+        denied += [said for page in pages for one in page["EvaluationResults"] for said in _no(one)]
     if denied:
-        yield FAILED, f"{source} may not {', '.join(denied)}; some commands need it"
+        yield FAILED, f"{source} may not {', '.join(dict.fromkeys(denied))}; some commands need it"
     else:
         yield OK, f"{source} may do what the commands do"
+
+
+def _resources(session: Session) -> dict[str, list[str]]:
+    """Name what the commands work on; of the queues that they make, one stands for all."""
+    _, partition, _, region, account, _ = session.topic_arn.split(":")
+    jobs = job_queues(session.name)
+    queues = {
+        "jobs": jobs,
+        "dead letters": [dead_queue(session.name, one) for one in jobs],
+        "queues": [f"{tail_prefix(session)}1.fifo"],
+    }
+    return {
+        "table": [f"arn:{partition}:dynamodb:{region}:{account}:table/{session.table_name}"],
+        "key": [session.key_arn],
+        "stack": [session.described["StackId"]],
+        "topic": [session.topic_arn],
+    } | {
+        kind: [str(QueueArn.named(one, session.topic_arn)) for one in names]
+        for kind, names in queues.items()
+    }
+
+
+def _no(result: Mapping[str, Any]) -> Iterator[str]:
+    """Say what is not allowed, and on which of several resources."""
+    action, each = result["EvalActionName"], result.get("ResourceSpecificResults", [])
+    denied = [one for one in each if one["EvalResourceDecision"] != "allowed"]
+    if denied and len(denied) < len(each):
+        names = [one["EvalResourceName"].rpartition(":")[2] for one in denied]
+        yield f"{action} on {', '.join(names)}"
+    elif denied or result["EvalDecision"] != "allowed":
+        yield action
 
 
 def _principal(session: Session) -> str | None:

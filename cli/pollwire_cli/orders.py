@@ -29,7 +29,7 @@ from pollwire_cli.accounts import Account, ConnectionName, missing
 from pollwire_cli.command import command
 from pollwire_cli.connections import Yes, confirm
 from pollwire_cli.output import done, instant
-from pollwire_cli.session import Session, provider_of
+from pollwire_cli.session import Misused, Session, provider_of
 from pollwire_cli.streams import account_of, marks_of, streams_of
 from pollwire_cli.stuck import hindrance
 
@@ -226,14 +226,16 @@ def _watched_stream(over: Connection, identity: str) -> str:
     Name the stream of what can be watched.
 
     Raises:
-        Misconfigured: The provider has no such, or the id is none of its.
+        Misconfigured: The provider has no such.
+
+        Misused: The id is none of its.
     """
     streams = provider_of(over.provider).streams
     found = {name: stream for name, stream in streams.items() if stream.watch_s}
     for name, stream in found.items():
         if re.fullmatch(stream.watch_id, identity):
             return name
-        raise Misconfigured(f"message id: {over.provider}'s are of the form {stream.watch_id}")
+        raise Misused(f"message id: {over.provider}'s are of the form {stream.watch_id}")
     raise Misconfigured(f"connection {over.name}: {over.provider} has no messages to be watched")
 
 

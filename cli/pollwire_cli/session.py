@@ -7,7 +7,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import Any
@@ -36,6 +37,24 @@ AWS = Config(
 
 #: How AWS, and emulators, say that a call is not allowed.
 DENIED = re.compile("AccessDenied|AuthorizationError|Unauthorized|NotAuthorized|Forbidden")
+
+
+class Misused(Misconfigured):
+    """A word of a command is wrong, whatever there is in the stack."""
+
+
+@contextmanager
+def as_words() -> Iterator[None]:
+    """
+    Take what is refused in here for words of the command.
+
+    Raises:
+        Misused: Instead of ``Misconfigured``.
+    """
+    try:
+        yield
+    except Misconfigured as error:
+        raise Misused(str(error)) from error
 
 
 class Session:
@@ -113,10 +132,12 @@ class Session:
         Read a connection, or ``None`` if there is none of that name.
 
         Raises:
-            Misconfigured: It is there, and cannot be read; or it is no name.
+            Misused: It is no name.
+
+            Misconfigured: It is there, and cannot be read.
         """
         if not NAME.fullmatch(name):
-            raise Misconfigured(
+            raise Misused(
                 "connection: 1 to 64 letters, digits, dots, dashes, underscores are its name"
             )
         try:

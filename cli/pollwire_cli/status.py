@@ -97,6 +97,7 @@ def status(
     """
     Show how late each provider is, and what stands in its way.
 
+    \b
     lag: from a change to its publication; half of them below p50
     due: accounts whose turn it was at the last check of their shard
     overdue: not asked then, or of a shard that was not checked in time

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from pollwire import marks
-from pollwire.errors import Misconfigured, PollwireError
+from pollwire.errors import PollwireError
 from pollwire.items import Drain, Listing, StreamState
 from pollwire.model import Account, Connection, DeltaJob
 from pollwire.providers import Provider
@@ -20,7 +20,7 @@ from pollwire_cli.accounts import Account as AccountName
 from pollwire_cli.accounts import ConnectionName, missing, over_of
 from pollwire_cli.command import command
 from pollwire_cli.output import document, fields, instant, table
-from pollwire_cli.session import Session, provider_of
+from pollwire_cli.session import Misused, Session, provider_of
 from pollwire_cli.stuck import Facts, why
 
 app = typer.Typer(help="How far the streams of an account have come.", no_args_is_help=True)
@@ -84,11 +84,11 @@ def streams_of(provider: Provider, names: list[str]) -> list[str]:
     Name the streams that are meant: those that are named, or all.
 
     Raises:
-        Misconfigured: One is none of the provider's.
+        Misused: One is none of the provider's.
     """
     unknown = [name for name in names if name not in provider.streams]
     if unknown:
-        raise Misconfigured(f"stream: {provider.name} has {', '.join(provider.streams)}")
+        raise Misused(f"stream: {provider.name} has {', '.join(provider.streams)}")
     return list(dict.fromkeys(names)) or list(provider.streams)
 
 

@@ -26,7 +26,7 @@ from pollwire_cli.queues import (
     statement,
     waiting,
 )
-from pollwire_cli.session import Session
+from pollwire_cli.session import Misused, Session
 from pollwire_cli.subscribers import (
     STREAMS,
     Subscribers,
@@ -223,7 +223,7 @@ def _require_dead_letters(session: Session, arn: QueueArn, dead: QueueArn | None
     if dead is None:
         return
     if dead == arn:
-        raise Misconfigured("--dead-letters: it is the queue itself; name another one")
+        raise Misused("--dead-letters: it is the queue itself; name another one")
     if not (dead.is_fifo and dead.near(session.topic_arn) and dead.beside(session.topic_arn)):
         raise Misconfigured(
             f"--dead-letters: {dead.name} has to be a FIFO queue in the topic's account and region"

@@ -24,8 +24,9 @@ from unittest import mock
 
 from pollwire import due
 from pollwire.drain import PUTS_MAX
+from pollwire.exchange import Request, Response
 from pollwire.http import Http
-from pollwire.model import Connection, Request, Response
+from pollwire.model import Connection
 from pollwire.providers.youmail import PAGE_LENGTH
 from pollwire.queues import BATCH_MAX
 

@@ -90,10 +90,10 @@ class Operator:
         assert answer.code == 0, answer
         return answer
 
-    def refused(self, *words: str, stdin: str | bytes = "") -> str:
-        """Run what cannot be done; return the one line that says why."""
+    def refused(self, *words: str, stdin: str | bytes = "", code: int = 1) -> str:
+        """Run what cannot be done, or with 2 what is no word; return the one line that says why."""
         answer = self.run(*words, stdin=stdin)
-        assert answer.code == 1, answer
+        assert answer.code == code, answer
         assert answer.out == ""
         (line,) = answer.err.splitlines()
         assert line.startswith("pollwire: ")

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from pollwire.marks import Step
+from pollwire.model import DeltaJob
 from pollwire.state import shard_of
 
 from tests.cli.conftest import CANARY, CREDENTIAL
@@ -62,21 +63,22 @@ def test_the_connection_may_stand_in_the_environment(shop, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("code", "words", "said"),
     [
-        pytest.param(["a b", "--no-credential"], "account: 1 to 200 letters", id="id"),
-        pytest.param(["", "--no-credential"], "account: 1 to 200 letters", id="empty id"),
-        pytest.param(["7"], "give --credential FILE", id="nobody to ask"),
+        pytest.param(2, ["a b", "--no-credential"], "account: 1 to 200 letters", id="id"),
+        pytest.param(2, ["", "--no-credential"], "account: 1 to 200 letters", id="empty id"),
+        pytest.param(1, ["7"], "give --credential FILE", id="nobody to ask"),
         pytest.param(
-            ["7", "--setting", "backfill=yes", "--no-credential"],
+            2,
+            ["7", "--setting", "backfill=yes"],
             'account.settings.backfill: "true" or "false"',
             id="backfill",
         ),
-        pytest.param(["7", "--credential", "-"], "credential: one JSON object", id="no JSON"),
+        pytest.param(1, ["7", "--credential", "-"], "credential: one JSON object", id="no JSON"),
     ],
 )
-def test_what_cannot_be_added_is_named(shop, words, said):
-    assert said in shop.refused("accounts", "add", *words, *OVER, stdin=CANARY)
+def test_what_cannot_be_added_is_named(shop, code, words, said):
+    assert said in shop.refused("accounts", "add", *words, *OVER, stdin=CANARY, code=code)
 
     assert shop.accounts() == {}
 
@@ -119,7 +121,7 @@ def test_an_account_that_is_not_there_is_named(shop, word):
     words = ["--yes"] if word == "remove" else []
 
     said = shop.refused("accounts", word, "7", *OVER, *words)
-    odd = shop.refused("accounts", word, "7 8", *OVER, *words)
+    odd = shop.refused("accounts", word, "7 8", *OVER, *words, code=2)
     nowhere = shop.refused("accounts", word, "7", "--connection", "mill", *words)
 
     assert "account shop/7: there is none" in said
@@ -147,6 +149,20 @@ def test_accounts_of_all_shards_are_listed(shop):
     assert [one["account"] for one in paused] == ["3"]
     assert len(table) == 22
     assert [line.endswith(r"Rejected: \x1b[1mno") for line in table].count(True) == 1
+
+
+def test_an_account_is_failing_if_one_of_its_streams_is(shop):
+    shop.register("7", "8")
+    for account in ("7", "8"):
+        shard = shard_of(account, 4)
+        shop.state.note_step("shop", shard, account, Step(None, ("contact@5@a", "entry@5@a")))
+    job = DeltaJob("shop", shard_of("7", 4), "7", "entry", ("entry@5@a",), 5)
+    shop.state.note_trouble(job, "Forbidden: 403", 5, 6)
+
+    (found,) = shop.done("accounts", "list", *OVER, "--json", "--failing").lines
+
+    assert (found["account"], found["failures"]) == ("7", 0)
+    assert found["trouble"] == "entry: Forbidden: 403"
 
 
 def test_an_account_is_shown(shop):

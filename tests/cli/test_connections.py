@@ -98,6 +98,33 @@ def test_an_update_changes_what_is_given(operator):
             "connection.hosts.api: https://host",
             id="host",
         ),
+    ],
+)
+def test_a_word_that_is_wrong_is_named(operator, words, said):
+    assert said in operator.refused("connections", "add", "shop", *words, code=2)
+
+    assert operator.state.connections() == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("update", "said"),
+    [
+        pytest.param(["--interval", "0"], "connection.interval_s", id="interval"),
+        pytest.param(["--setting", "backfill=1"], "connection.settings.backfill", id="backfill"),
+        pytest.param(["--host", "web=https://a.example"], "connection.hosts.web", id="role"),
+    ],
+)
+def test_a_word_that_is_wrong_of_a_change_is_named(operator, update, said):
+    before = operator.connect()
+
+    assert said in operator.refused("connections", "add", "shop", "--update", *update, code=2)
+
+    assert operator.connection() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
         pytest.param(
             ["--provider", "youmail", "--credential", "/nowhere/file"],
             "/nowhere/file: No such file",
@@ -281,7 +308,7 @@ def test_a_connection_that_is_not_there_is_named(operator, word):
     odd = [word, "a b", "--yes"] if word == "remove" else [word, "a b"]
 
     assert "connection shop: there is none" in operator.refused("connections", *words)
-    assert "connection: 1 to 64 letters" in operator.refused("connections", *odd)
+    assert "connection: 1 to 64 letters" in operator.refused("connections", *odd, code=2)
     operator.misused("connections", word)
 
 

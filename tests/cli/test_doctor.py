@@ -68,20 +68,33 @@ class Client:
     def __init__(self, service, answers):
         self._service, self._answers = service, answers
 
-    def simulate_principal_policy(self, ActionNames, **given):
+    def simulate_principal_policy(self, ActionNames, ResourceArns, **given):
+        """Deny the actions, or pairs of one and the end of a resource's ARN, of a list."""
         denied = self._answer("denied", given)
+
+        def judged(action, arn):
+            is_denied = action in denied or any(
+                one[0] == action and arn.endswith(one[1]) for one in denied if len(one) == 2
+            )
+            return {
+                "EvalResourceName": arn,
+                "EvalResourceDecision": "implicitDeny" if is_denied else "allowed",
+            }
+
         return {
             "EvaluationResults": [
                 {
                     "EvalActionName": name,
                     "EvalDecision": "implicitDeny" if name in denied else "allowed",
+                    "ResourceSpecificResults": [judged(name, arn) for arn in ResourceArns],
                 }
                 for name in ActionNames
             ]
         }
 
     def get_paginator(self, name):
-        return SimpleNamespace(paginate=lambda **given: [self._answer(name, given)])
+        asked = getattr(self, name)
+        return SimpleNamespace(paginate=lambda **given: [asked(**given)])
 
     def __getattr__(self, name):
         return lambda **given: self._answer(name, given)
@@ -247,6 +260,25 @@ def test_the_functions_are_those_of_the_template():
             "failed",
             "may not kms:Encrypt, sqs:TagQueue",
             id="permission",
+        ),
+        pytest.param(
+            ("iam", "denied"),
+            [
+                ("sqs:SendMessage", ":pollwire-checks-intelli"),
+                "sqs:ReceiveMessage",
+            ],
+            "permissions",
+            "failed",
+            "may not sqs:SendMessage on pollwire-checks-intelli, sqs:ReceiveMessage; some",
+            id="permission of one queue",
+        ),
+        pytest.param(
+            ("iam", "denied"),
+            [("sqs:DeleteMessage", ":pollwire-dead-deltas-entry.fifo")],
+            "permissions",
+            "failed",
+            "may not sqs:DeleteMessage on pollwire-dead-deltas-entry.fifo; some",
+            id="permission of a dead-letter queue",
         ),
         pytest.param(
             ("sts", "get_caller_identity"),

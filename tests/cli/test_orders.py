@@ -341,7 +341,7 @@ def test_following_ends_with_the_account(inbox, naps):
     ["", "hello", "msg_", f"msg_{'x' * 65}", "msg_1\n", "msg_1@2", "x" * 5000, "\x1b[2J"],
 )
 def test_an_odd_message_id_is_refused(inbox, identity):
-    said = inbox.refused("watch", *INBOX, identity)
+    said = inbox.refused("watch", *INBOX, identity, code=2)
 
     assert "message id: kirimdev's are of the form msg_" in said
     assert inbox.accounts("inbox")[NUMBER].watched == frozenset()
@@ -377,14 +377,15 @@ EACH = [
 
 @pytest.mark.parametrize("words", EACH)
 def test_what_is_not_there_is_named(shop, words):
-    def refused(connection, account):
+    def refused(connection, account, code=1):
         filled = iter((account, connection))
-        return shop.refused(*(next(filled) if word == "{}" else word for word in words))
+        filled_in = (next(filled) if word == "{}" else word for word in words)
+        return shop.refused(*filled_in, code=code)
 
     assert "connection nowhere: there is none" in refused("nowhere", "7")
-    assert "connection: 1 to 64 letters" in refused("a b", "7")
+    assert "connection: 1 to 64 letters" in refused("a b", "7", code=2)
     assert "account shop/8: there is none" in refused("shop", "8")
-    assert "account: 1 to 200 letters" in refused("shop", "a#b")
+    assert "account: 1 to 200 letters" in refused("shop", "a#b", code=2)
     assert asked(shop) == []
 
 
@@ -392,7 +393,7 @@ def test_what_is_not_there_is_named(shop, words):
 def test_a_stream_that_is_not_there_is_named(shop, word):
     more = ["--since", "2h", "--yes"] if word == "replay" else []
 
-    assert "stream: youmail has history" in shop.refused(word, *SEVEN, "fax", *more)
+    assert "stream: youmail has history" in shop.refused(word, *SEVEN, "fax", *more, code=2)
     assert asked(shop) == []
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 
 import pytest
+from botocore.client import BaseClient
 from pollwire_cli import deadletters
 from pollwire_cli.queues import job_queues
 
@@ -193,18 +195,27 @@ def test_an_interrupted_redrive_loses_nothing_and_repeats_nothing(operator, put,
     assert [one["Body"] for one in taken("crm.fifo")] == [str(number) for number in range(12)]
 
 
-def test_what_sqs_refuses_stays(operator, put, taken, crm, monkeypatch):
-    put("crm-dead.fifo", 3)
-    call = type(operator.clients("sqs"))._make_api_call
+@contextmanager
+def refusing_the_third(wanted):
+    """Have SQS refuse the third entry of a batch."""
+    call = BaseClient._make_api_call
 
     def refusing(self, operation, given):
-        if operation != "SendMessageBatch":
+        if operation != wanted:
             return call(self, operation, given)
         kept = given | {"Entries": given["Entries"][:2]}
         return call(self, operation, kept) | {"Failed": [{"Id": "2", "Code": "No"}]}
 
-    monkeypatch.setattr("botocore.client.BaseClient._make_api_call", refusing)
-    answer = operator.run("redrive", "--events", "--yes", "--json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseClient, "_make_api_call", refusing)
+        yield
+
+
+def test_what_sqs_refuses_stays(operator, put, taken, crm):
+    put("crm-dead.fifo", 3)
+
+    with refusing_the_third("SendMessageBatch"):
+        answer = operator.run("redrive", "--events", "--yes", "--json")
 
     assert answer.code == 1
     assert answer.json["moved"] == 2
@@ -213,18 +224,10 @@ def test_what_sqs_refuses_stays(operator, put, taken, crm, monkeypatch):
     assert "1" in operator.done("redrive").out
 
 
-def test_what_sqs_does_not_delete_is_not_counted_as_moved(operator, put, taken, monkeypatch):
+def test_what_sqs_does_not_delete_is_not_counted_as_moved(operator, put, taken):
     put(CHECKS, 3)
-    call = type(operator.clients("sqs"))._make_api_call
 
-    def refusing(self, operation, given):
-        if operation != "DeleteMessageBatch":
-            return call(self, operation, given)
-        deleted = given | {"Entries": given["Entries"][:2]}
-        return call(self, operation, deleted) | {"Failed": [{"Id": "2", "Code": "No"}]}
-
-    with monkeypatch.context() as patch:
-        patch.setattr("botocore.client.BaseClient._make_api_call", refusing)
+    with refusing_the_third("DeleteMessageBatch"):
         answer = operator.run("redrive", "--jobs", "--yes", "--json")
 
     assert answer.code == 1

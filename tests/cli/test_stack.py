@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
 import tomllib
 
@@ -183,6 +184,24 @@ def test_every_command_has_help_with_an_example_and_json(operator, words):
     assert "--json" in said
     assert "--stack" in said
     assert f"pollwire {' '.join(words)}" in said.partition("Examples:")[2]
+
+
+@pytest.mark.parametrize("words", [one for one in commands() if one != ("status",)], ids=" ".join)
+def test_help_breaks_its_lines_where_the_terminal_ends(operator, monkeypatch, words):
+    """The one that is left out has a list, a line each."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    said = operator.done(*words, "--help").out.partition("\u256d")[0]
+
+    lines = [line.strip() for line in said.splitlines()]
+    for line, after in itertools.pairwise(lines):
+        assert not (line and after) or len(f" {line} {after.split()[0]}") > 79
+
+
+def test_a_list_in_a_help_keeps_its_lines(operator):
+    said = [line.strip() for line in operator.done("status", "--help").out.splitlines()]
+
+    assert "due: accounts whose turn it was at the last check of their shard" in said
 
 
 def test_the_command_is_installed_with_what_the_tests_run_with():

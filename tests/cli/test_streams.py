@@ -225,10 +225,19 @@ def test_a_terminal_is_not_steered(shop):
         pytest.param(
             ["7", "--connection", "nowhere"], "connection nowhere: there is none", id="connection"
         ),
+        pytest.param(["8", "--connection", "shop"], "account shop/8: there is none", id="account"),
+    ],
+)
+def test_what_is_not_there_is_named(shop, words, said):
+    assert said in shop.refused("streams", "show", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
         pytest.param(
             ["7", "--connection", "a b"], "connection: 1 to 64 letters", id="odd connection"
         ),
-        pytest.param(["8", "--connection", "shop"], "account shop/8: there is none", id="account"),
         pytest.param(
             ["a#b", "--connection", "shop"], "account: 1 to 200 letters", id="odd account"
         ),
@@ -236,8 +245,8 @@ def test_a_terminal_is_not_steered(shop):
         pytest.param([*SEVEN, "\x1b"], "stream: youmail has", id="odd stream"),
     ],
 )
-def test_what_is_not_there_is_named(shop, words, said):
-    assert said in shop.refused("streams", "show", *words)
+def test_a_word_that_is_wrong_is_named(shop, words, said):
+    assert said in shop.refused("streams", "show", *words, code=2)
 
 
 @pytest.mark.parametrize("words", [[], ["--connection", "shop"], [*SEVEN, "entry", "contact"]])

@@ -13,21 +13,11 @@ from typing import Protocol
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pollwire.errors import PollwireError
+from pollwire.exchange import Fetch, Request, Response
 from pollwire.http import failure_of
-from pollwire.model import (
-    Account,
-    Checking,
-    Fetch,
-    Grant,
-    Page,
-    Request,
-    Response,
-    Row,
-    Seen,
-    Start,
-    Token,
-)
+from pollwire.model import Account, Checking, Page, Row, Seen, Start
 from pollwire.providers import Provider
+from pollwire.tokens import Grant, Token
 
 
 class Handler(Protocol):

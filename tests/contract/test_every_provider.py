@@ -18,8 +18,9 @@ from pollwire.errors import (
     Unavailable,
 )
 from pollwire.events import digest
-from pollwire.model import Grant, Seen, Start, Token
+from pollwire.model import Seen, Start
 from pollwire.providers import registered
+from pollwire.tokens import Grant, Token
 
 from tests.contract import driver
 from tests.contract.driver import Wire

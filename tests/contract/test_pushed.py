@@ -6,7 +6,7 @@ import json
 
 import pytest
 from pollwire.errors import Malformed, PollwireError, Rejected
-from pollwire.model import Notification, Pushed
+from pollwire.exchange import Notification, Pushed
 from pollwire.providers import Notifying, registered
 
 from tests.pushing import (

@@ -19,9 +19,10 @@ from pollwire.errors import (
     Unavailable,
 )
 from pollwire.events import Composer
-from pollwire.model import Account, Seen, Start, Token
+from pollwire.model import Account, Seen, Start
 from pollwire.providers import registered
 from pollwire.providers.ringcentral import RECORDS, RESYNC_MS, STREAMS, RingCentral
+from pollwire.tokens import Token
 
 from local.simulators.ringcentral import RingCentral as Simulator
 from tests.contract import driver

@@ -17,9 +17,11 @@ from pollwire.errors import (
     Restart,
     Unavailable,
 )
-from pollwire.model import KNOWN_EMPTY, Account, Response, Seen, Start, Token
+from pollwire.exchange import Response
+from pollwire.model import KNOWN_EMPTY, Account, Seen, Start
 from pollwire.providers import registered
 from pollwire.providers.youmail import FIELDS, PAGE_LENGTH, YouMail
+from pollwire.tokens import Token
 
 from local.simulators.youmail import SAMPLE, SAMPLE_ACCOUNT
 from local.simulators.youmail import YouMail as Simulator

@@ -37,6 +37,7 @@ from pollwire.errors import (
     Unasked,
     Unavailable,
 )
+from pollwire.exchange import Request, Response
 from pollwire.http import (
     SILENT_MIN,
     Hosts,
@@ -47,7 +48,7 @@ from pollwire.http import (
     public,
     retry_after_s,
 )
-from pollwire.model import Connection, Request, Response, Seen
+from pollwire.model import Connection, Seen
 
 from tests.hostile.servers import Server, Talk, answer, make_certificate, says
 
@@ -1227,7 +1228,8 @@ def test_each_engine_is_imported_when_it_is_needed():
         program = textwrap.dedent(f"""
             import sys
             from pollwire.http import Hosts, Http
-            from pollwire.model import Request, Seen
+            from pollwire.exchange import Request
+            from pollwire.model import Seen
 
             def check():
                 yield Request("{server.base}/a")

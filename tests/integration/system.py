@@ -19,8 +19,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pollwire import wiring
 from pollwire.errors import PollwireError, RateLimited, Unasked, Unavailable
+from pollwire.exchange import Request, Response
 from pollwire.http import Hosts, failure_of
-from pollwire.model import Checking, CheckJob, Connection, DeltaJob, Request, Response, Seen
+from pollwire.model import Checking, CheckJob, Connection, DeltaJob, Seen
 from pollwire.pipeline import World
 from pollwire.providers.youmail import FIELDS
 from pollwire.registry import Registry

@@ -15,9 +15,10 @@ import pytest
 from pollwire import wiring
 from pollwire.errors import Malformed, Restart
 from pollwire.events import iso
+from pollwire.exchange import Request
 from pollwire.http import Hosts
 from pollwire.marks import FULL, element
-from pollwire.model import Connection, DeltaJob, Page, Request, Row, Seen, Start, Stream
+from pollwire.model import Connection, DeltaJob, Page, Row, Seen, Start, Stream
 from pollwire.providers import canonical_id, rows_of
 
 from tests.integration.system import ANN, BOB, Http
@@ -38,6 +39,8 @@ class Server:
     The provider's side: one shelf of things for all accounts.
 
     Attributes:
+        buried: Tombstones, which are shown to who has a token, and in no listing.
+
         mark: What a check is told. Nothing but :meth:`put` moves it.
 
         asked: Path, parameters, If-None-Match and status of every request.
@@ -47,6 +50,7 @@ class Server:
 
     clock: Any
     things: dict[str, dict[str, Any]] = field(default_factory=dict)
+    buried: list[dict[str, Any]] = field(default_factory=list)
     mark: int = 0
     whole: bool = True
     token: int = 1
@@ -56,6 +60,9 @@ class Server:
     def put(self, identity: str, **fields: Any) -> None:
         self.things[identity] = {"id": identity, "at": self.clock(), **fields}
         self.mark += 1
+
+    def bury(self, identity: str) -> None:
+        self.buried.append({**self.things.pop(identity), "gone": True})
 
     def handle(self, method, path, query, headers, body):
         validator = headers.get("if-none-match", "")
@@ -73,6 +80,7 @@ class Server:
             return 410, {}
         since_ms = int(query.get("since", 0))
         rows = [one for one in self.things.values() if one.get("at", since_ms) >= since_ms]
+        rows += self.buried if "token" in query else []
         return 200, {"rows": rows, "whole": self.whole, "token": str(self.token)}
 
     def checks(self) -> list[tuple[str, int]]:
@@ -142,7 +150,8 @@ class Shelf:
         if "at" not in raw:
             raise Malformed("at: it is missing")
         at_ms = raw["at"]
-        return Row(identity, str(at_ms), at_ms, {"id": identity}, final=raw.get("final", False))
+        deleted, final = raw.get("gone", False), raw.get("final", False)
+        return Row(identity, str(at_ms), at_ms, {"id": identity}, deleted, final=final)
 
 
 @pytest.fixture
@@ -582,6 +591,26 @@ def test_no_check_is_queued_while_everybody_slows_down(system, server, provider)
 
 
 # A cursor that is no longer valid
+
+
+def test_a_deletion_that_a_listing_does_not_show_is_read_from_the_place_before(
+    system, server, provider
+):
+    """The listing alone would settle the mark that speaks of it."""
+    provider.streams = {TOKENS: Stream(overlap_s=60)}
+    settle(system)
+    server.put("m1")
+    assert told_in(system, 2 * STEP_S) == [("entry", "created", "m1")]
+    server.bury("b")
+    for mark in ("5", FULL):
+        system.world.state.ask_again(system.job(TOKENS), element(TOKENS, mark, system.clock()))
+    provider.starts.clear()
+
+    said = told_in(system, 3 * STEP_S)
+
+    assert said == [("entry", "deleted", "b")]
+    assert [one.cursor for one in provider.starts[:2]] == ["", "1"]
+    assert system.pending() == set()
 
 
 def test_an_expired_token_is_made_up_for_and_repeats_nothing(system, server, provider):

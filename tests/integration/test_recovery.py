@@ -18,6 +18,12 @@ def told(deliveries):
     return [(one.said[1], one.event["body"]["record"].get("firstName")) for one in deliveries]
 
 
+def rename(ann, contact, *names):
+    for name in names:
+        ann.simulator.update_contact(contact, firstName=name)
+        ann.rest()
+
+
 def last_numbers(deliveries):
     return [one.event["body"]["sequence"] for one in deliveries]
 
@@ -81,17 +87,13 @@ def test_a_state_that_comes_back_after_the_restore_has_an_id_of_its_own(ann, go_
     known = ann.simulator.add_contact(ANN, firstName="A")
     ann.rest()
     kept = ann.table()
-    for name in ("B", "A"):
-        ann.simulator.update_contact(known, firstName=name)
-        ann.rest()
+    rename(ann, known, "B", "A")
     lost = ann.deliveries()
 
     go_on_with(kept, "restored")
     ann.rest()
     assert ann.deliveries() == [], "it is as it was"
-    for name in ("B", "A"):
-        ann.simulator.update_contact(known, firstName=name)
-        ann.rest()
+    rename(ann, known, "B", "A")
     later = ann.deliveries()
 
     assert told(later) == [("updated", "B"), ("updated", "A")]
@@ -103,14 +105,11 @@ def test_a_state_that_comes_back_before_the_restored_table_is_read_has_a_known_i
     known = ann.simulator.add_contact(ANN, firstName="A")
     ann.rest()
     kept = ann.table()
-    for name in ("B", "A"):
-        ann.simulator.update_contact(known, firstName=name)
-        ann.rest()
+    rename(ann, known, "B", "A")
     lost = ann.deliveries()
 
     go_on_with(kept, "restored")
-    ann.simulator.update_contact(known, firstName="B")
-    ann.rest()
+    rename(ann, known, "B")
     (again,) = ann.deliveries()
 
     assert told([again]) == [("updated", "B")]

@@ -18,7 +18,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pollwire.model import CheckJob, DeltaJob, Request
+from pollwire.exchange import Request
+from pollwire.model import CheckJob, DeltaJob
 from pollwire.secrets import PUSH
 
 from tests.canaries import PERSONAL, forms

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from pollwire import marks
 from pollwire.errors import PollwireError, RateLimited, Unavailable
-from pollwire.model import Request, Response
+from pollwire.exchange import Request, Response
 
 from tests.simulation.lambdas import NEVER_MS
 from tests.simulation.upstream import Upstream

@@ -15,6 +15,7 @@ PACKAGE = ROOT / "layers/pollwire/pollwire"
 #: Each module may import from the lines above its own. A provider is named "providers".
 ORDER = [
     {"errors"},
+    {"exchange", "tokens"},
     {"model"},
     {"due", "marks", "events", "filters", "items", "http"},
     {"decide"},
@@ -37,7 +38,18 @@ ADAPTERS = {
     "certifi": {"http"},
 }
 
-PURE = ("due", "marks", "decide", "events", "filters", "items", "model", "errors")
+PURE = (
+    "due",
+    "marks",
+    "decide",
+    "events",
+    "filters",
+    "items",
+    "model",
+    "exchange",
+    "tokens",
+    "errors",
+)
 IMPURE = {
     "time", "random", "secrets", "os", "io", "pathlib", "socket", "ssl", "http", "urllib.request",
     "threading", "subprocess", "logging", "boto3", "botocore", "requests", "urllib3", "pycurl",
@@ -108,9 +120,9 @@ def test_a_provider_imports_neither_state_nor_another_provider(path):
 
     if path.name != "__init__.py":
         assert {one.split(".")[2] for one in common}.isdisjoint(others)
-        assert own(path) <= {"errors", "model", "providers"}
+        assert own(path) <= {"errors", "exchange", "model", "providers"}
     else:
-        assert own(path) <= {"errors", "model", "events", "providers"}
+        assert own(path) <= {"errors", "exchange", "model", "events", "providers"}
 
 
 @pytest.mark.parametrize("path", FUNCTIONS, ids=label)

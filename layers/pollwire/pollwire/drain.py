@@ -22,6 +22,7 @@ from pollwire.errors import (
     describe,
 )
 from pollwire.events import Composer, subscription_id
+from pollwire.exchange import Request, Response
 from pollwire.items import Drain, Standing, StreamState, event_chunks
 from pollwire.model import (
     NOTHING,
@@ -32,8 +33,6 @@ from pollwire.model import (
     Event,
     Page,
     Record,
-    Request,
-    Response,
     Start,
     Stream,
 )
@@ -95,6 +94,8 @@ class Delta:
         self._seen_ms = max(map(marks.seen_ms, job.pending), default=job.due_ms)
         self._state = StreamState()
         self._pages = 0
+        # The listing just made shows no deletion.
+        self._is_blind = False
         self._spent: dict[str, int] = {}
         self._before = world.tally()
         self._counts = Counts(jobs=1)
@@ -134,6 +135,9 @@ class Delta:
         if done_ms < max([self._job.due_ms, *map(marks.seen_ms, self._job.pending)]):
             try:
                 unsettled = self._drain()
+                if self._is_blind:
+                    # What it does not show is read from the place before.
+                    unsettled = self._is_out_of_time() or self._drain() or unsettled
             except Restart:
                 # The saved place is void: once more, from the cursor.
                 self._commit(replace(self._state, drain=None, place=""))
@@ -173,13 +177,12 @@ class Delta:
         told: set[tuple[str, str]] = set()
         repeats = 0
         pages: list[Page] = []
-        page = Page(())
+        cursor = ""
         found = self._provider.delta(account, self._job.stream, start, self._fetch)
-        while (turned := self._turn(found, drain, pages)) is not None:
-            page = turned
+        while (page := self._turn(found, drain, pages)) is not None:
             pages.append(page)
-            if listed is not None:
-                listed = _listed(listed, page)
+            cursor = page.cursor
+            listed = _listed(listed, page)
             self._counts["gaps"] += page.gaps
             clock_ms = _clock_ms(page, self._world.clock())
             newest_ms = max(drain.newest_ms, decide.newest_ms(page.rows, clock_ms))
@@ -187,27 +190,34 @@ class Delta:
             versions = _versions(page)
             repeats = repeats + 1 if page.resume and page.rows and versions <= told else 0
             if repeats > REPEATS_MAX and not page.steps:
-                self._write_part(drain, pages)
-                self._commit(replace(self._state, drain=None))
-                # What it has told again it would tell at every try.
-                self._settle_replays(drain)
-                raise Malformed("the list repeats its pages: it has no end")
+                raise self._endless(drain, pages)
             told |= versions
             if not page.resume:
                 break
-            out_of_time = self._remaining_ms() < PAGE_MS or "" in self._spent
+            out_of_time = self._is_out_of_time()
             if out_of_time or sum(len(held.rows) for held in pages) >= ROWS_MAX:
                 drain = self._write_part(drain, pages)
                 pages = []
             if out_of_time:
-                self._counts["unfinished"] += 1
                 self._go_on()
                 return True
         self._pages = drain.pages
-        return self._finish(drain, pages, page.cursor, listed)
+        return self._finish(drain, pages, cursor, listed)
+
+    def _is_out_of_time(self) -> bool:
+        return self._remaining_ms() < PAGE_MS or "" in self._spent
+
+    def _endless(self, drain: Drain, pages: list[Page]) -> Malformed:
+        """Tell what a list without an end has brought, and forget the place; return the error."""
+        self._write_part(drain, pages)
+        self._commit(replace(self._state, drain=None))
+        # What it has told again it would tell at every try.
+        self._settle_replays(drain)
+        return Malformed("the list repeats its pages: it has no end")
 
     def _go_on(self) -> None:
         """Have the rest of a long list read at once, unless the provider asked for a rest."""
+        self._counts["unfinished"] += 1
         if "" not in self._spent:
             # Of the same instant it would be the same job.
             due_ms = max(self._world.clock(), self._job.due_ms + 1)
@@ -252,11 +262,13 @@ class Delta:
             news = news or account.settings.get("backfill") == "true"
             mode = decide.BACKFILL if news else decide.BASELINE
         full = self._stream.snapshot or self._job.full or not state.drained_ms
+        full = full and not self._is_blind
         start = decide.start(state.reached_ms, state.previous_ms, state.place, self._stream)
         if full:
             start = Start()
-        # Not those of a job that another one has answered meanwhile.
-        asked = (one for one in self._job.pending if one in self._standing.pending)
+        # Not those of a job that another one has answered meanwhile, nor of a listing just made.
+        left = () if self._is_blind else self._standing.pending
+        asked = (one for one in self._job.pending if one in left)
         replays = tuple(one for one in asked if marks.replayed_ms(one) is not None)
         drain = Drain(mode, start.since_ms, start.cursor, "", 0, now_ms, full=full, replays=replays)
         since_ms = _since_ms(drain)
@@ -299,7 +311,8 @@ class Delta:
         state = replace(self._state, drained_ms=drain.began_ms, drain=None)
         judged = listed if self._stream.snapshot or self._stream.reconcile_s else None
         # A listing that may lack something shows no deletion: the place before it still does.
-        place = state.place or cursor if drain.full and judged is None else cursor or state.place
+        self._is_blind = drain.full and judged is None and bool(state.place)
+        place = state.place if self._is_blind else cursor or state.place
         if not drain.unsettled:
             # What must be seen again has to be listed again: else the cursor stays in front of it.
             state = replace(
@@ -508,9 +521,9 @@ def _since_ms(drain: Drain) -> int | None:
     return min((one for one in asked if one is not None), default=None)
 
 
-def _listed(listed: set[str], page: Page) -> set[str] | None:
+def _listed(listed: set[str] | None, page: Page) -> set[str] | None:
     """Add the ids of a page, in place; a list that may lack something is none of everything."""
-    if not page.whole or not all(bad.id for bad in page.bad):
+    if listed is None or not page.whole or not all(bad.id for bad in page.bad):
         return None
     listed.update(row.id for row in page.rows)
     listed.update(bad.id for bad in page.bad)

@@ -104,15 +104,7 @@ class Composer:
             "lastUpdated": iso(row.at_ms or decided_ms),
             "changes": [{"type": row.type or self._name, COUNTS[change.kind]: 1}],
         }
-        ours = {
-            "provider": self._provider,
-            "connection": self._connection,
-            "stream": self._name,
-            "change": change.kind,
-            "revision": change.rev,
-            "sequence": sequence,
-            "recordId": row.id,
-        }
+        ours = self._ours(change, sequence)
         content: dict[str, Any] = {"record": row.body}
         if self._stream.flat:
             content = {name: value for name, value in row.body.items() if name != "id"}
@@ -139,6 +131,18 @@ class Composer:
             group=self._group,
             entity=hashlib.sha256(row.id.encode()).hexdigest()[:32],
         )
+
+    def _ours(self, change: Change, sequence: int) -> dict[str, Any]:
+        """Name what the body says of the change itself: no row hides it."""
+        return {
+            "provider": self._provider,
+            "connection": self._connection,
+            "stream": self._name,
+            "change": change.kind,
+            "revision": change.rev,
+            "sequence": sequence,
+            "recordId": change.row.id,
+        }
 
     def _uuid(self, change: Change, epoch: int) -> str:
         """

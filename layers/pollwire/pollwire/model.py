@@ -7,17 +7,15 @@ seconds (``…_s``). Marks, cursors and ids belong to the provider: strings, kep
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC
-from email.utils import parsedate_to_datetime
-from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from pollwire.errors import Malformed, Misconfigured, Unasked
+from pollwire.errors import Misconfigured
+from pollwire.exchange import Request, Response
+from pollwire.tokens import Token
 
 #: Of one connection: 8 to 16 million accounts.
 SHARDS_MAX: Final = 16_384
@@ -54,22 +52,9 @@ def _nothing() -> Mapping[str, str]:
     return NOTHING  # not hashable before Python 3.12, so no default by itself
 
 
-OK: Final = frozenset({200})
-
 #: A connection's name, and (longer) an account's id: they are parts of keys, which ``#`` separates.
 NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 ACCOUNT_ID: Final = re.compile(r"[A-Za-z0-9._@+:~=-]{1,200}")
-
-#: How long a budget is taken to be used up: if only an instant is said, and no time to compare it
-#: with; and at most, whatever is said.
-SPENT_S: Final = 60
-SPENT_S_MAX: Final = 3600
-
-#: A reset that is larger than this is an instant, not a number of seconds to wait.
-EPOCH_S_MIN: Final = 1_000_000_000
-
-_NOTHING_LEFT: Final = re.compile(r"0+(\.0*)?")
-_SECONDS: Final = re.compile("[0-9]{1,15}")
 
 #: ``Seen.raw`` of an account that the provider knows nothing of yet: empty, and known to be.
 KNOWN_EMPTY: Final = "-"
@@ -146,119 +131,6 @@ class Connection:
         if not 1 <= self.shards <= SHARDS_MAX or self.shards & (self.shards - 1):
             raise Misconfigured(f"connection.shards: 1, 2, 4, 8, ... up to {SHARDS_MAX}")
         require_texts(self.settings, "connection")
-
-
-class Grant(NamedTuple):
-    """
-    An access token as it was given.
-
-    Attributes:
-        old_ms: From then on somebody should get a new one; 0 if its life is not known.
-
-        ends_ms: From then on the provider refuses it; likewise.
-    """
-
-    value: str = ""
-    old_ms: int = 0
-    ends_ms: int = 0
-
-
-#: How long nobody may ask for a token once somebody did: so one user's workers, however many, ask
-#: four times a minute at most, whatever becomes of the token.
-RENEWAL_MS: Final = 15_000
-
-#: How soon a worker looks again whether the others have the token they ask for.
-RENEWAL_LOOK_MS: Final = 1_000
-
-
-class Token:
-    """
-    The access token that all workers of one credential share.
-
-    Args:
-        load: Reads the shared one; one without a value if there is none.
-
-        share: Writes a new one for the others.
-
-        claim: Asks for the right to get a new one, for ``RENEWAL_MS``; false if another has it.
-
-        clock: Milliseconds since the epoch.
-    """
-
-    def __init__(
-        self,
-        load: Callable[[], Grant] = Grant,
-        share: Callable[[Grant], None] = lambda grant: None,
-        claim: Callable[[], bool] = lambda: True,
-        clock: Callable[[], int] = lambda: 0,
-    ) -> None:
-        self._load, self._share, self._claim, self._clock = load, share, claim, clock
-        self._grant: Grant | None = None
-        self._refused = ""
-        self._wait_until_ms = 0
-
-    @property
-    def value(self) -> str:
-        """The token, or an empty text if one has to be got."""
-        if self._grant is None or 0 < self._grant.ends_ms <= self._clock():
-            self._look()
-        return self._grant.value if self._grant else ""
-
-    @property
-    def is_fresh(self) -> bool:
-        """There is one, and it will do for long."""
-        return bool(self.value) and not self._is_old()
-
-    def renews(self) -> bool:
-        """
-        Tell whether this worker is to get a new one now, and :meth:`renew` it.
-
-        Long before the end of a token one worker gets the next, while the others use the old one.
-
-        Raises:
-            Unasked: There is none, and another worker is getting it.
-        """
-        if self.is_fresh:
-            return False
-        if self._clock() >= self._wait_until_ms:
-            self._look()
-            if self.is_fresh:
-                return False
-            is_mine = self._claim()
-            self._wait_until_ms = self._clock() + (RENEWAL_MS if is_mine else RENEWAL_LOOK_MS)
-            if is_mine:
-                return True
-        if self.value:
-            return False
-        raise Unasked("another worker is getting the access token")
-
-    def renew(self, value: str, lasts_s: int = 0) -> None:
-        """
-        Take a new one and share it.
-
-        Args:
-            lasts_s: Seconds until it ends; 0 if that is not known.
-        """
-        now_ms, lasts_ms = self._clock(), max(lasts_s, 0) * 1000
-        grant = Grant(value)
-        if lasts_ms:
-            grant = Grant(value, now_ms + lasts_ms // 2, now_ms + lasts_ms)
-        self._grant, self._wait_until_ms = grant, 0
-        self._share(grant)
-
-    def refuse(self, value: str) -> None:
-        """Forget a token that the provider refuses; another worker may have shared a new one."""
-        if self._grant is None or self._grant.value == value:
-            self._refused = value
-            self._look()
-
-    def _look(self) -> None:
-        grant = self._load()
-        is_over = 0 < grant.ends_ms <= self._clock() or grant.value == self._refused
-        self._grant = Grant() if is_over else grant
-
-    def _is_old(self) -> bool:
-        return self._grant is not None and 0 < self._grant.old_ms <= self._clock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,132 +243,6 @@ class Stream:
     guarded: bool = True
     watch_s: int = 0
     watch_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """
-    One HTTP request to a provider.
-
-    Attributes:
-        url: Absolute; its host must be one of the account's hosts.
-
-        form: Body as ``application/x-www-form-urlencoded``; ``None`` for no body.
-
-        expect: Statuses to which the provider's documentation gives a meaning. Every other status
-            becomes an error before the provider's module sees it.
-
-        secret: The request carries a credential: never over plain http to a public host.
-
-        budget: Which of the provider's rate budgets it counts against, where there are several:
-            when an answer says that one is used up, only what counts against it has to wait.
-    """
-
-    url: str
-    method: str = "GET"
-    query: Mapping[str, str] = field(default_factory=_nothing)
-    headers: Mapping[str, str] = field(default_factory=_nothing, repr=False)
-    form: Mapping[str, str] | None = field(default=None, repr=False)
-    expect: frozenset[int] = OK
-    secret: bool = False
-    budget: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """
-    An answer with one of the expected statuses.
-
-    Attributes:
-        headers: Names in lower case.
-
-        body: Complete, decoded from gzip, at most the size cap.
-    """
-
-    status: int
-    headers: Mapping[str, str] = field(default_factory=_nothing, repr=False)
-    body: bytes = field(default=b"", repr=False)
-
-    @property
-    def date_ms(self) -> int | None:
-        """The provider's clock when it answered, or ``None`` if it did not say."""
-        return _date_ms(self.headers.get("date", ""))
-
-    @property
-    def spent_s(self) -> int:
-        """
-        Seconds to ask nothing more, if the answer says that a rate budget is used up; else 0.
-
-        Read from ``X-Rate-Limit-Remaining`` with ``-Window`` (seconds) or ``-Reset`` (seconds, or
-        seconds since the epoch), with or without the dash in ``RateLimit``; at most an hour.
-        """
-        headers = self.headers
-        left = headers.get("x-rate-limit-remaining") or headers.get("x-ratelimit-remaining")
-        if left is None or not _NOTHING_LEFT.fullmatch(left.strip()):
-            return 0
-        for name in ("window", "reset"):
-            said = headers.get(f"x-rate-limit-{name}") or headers.get(f"x-ratelimit-{name}") or ""
-            if _SECONDS.fullmatch(said.strip()):
-                return min(max(self._wait_s(int(said)), 1), SPENT_S_MAX)
-        return 1
-
-    def _wait_s(self, said_s: int) -> int:
-        if said_s < EPOCH_S_MIN:
-            return said_s
-        instant_s = said_s // 1000 if said_s >= EPOCH_S_MIN * 1000 else said_s
-        return SPENT_S if self.date_ms is None else instant_s - self.date_ms // 1000
-
-    def json(self) -> dict[str, Any]:
-        """
-        Parse the body as one JSON object, strictly.
-
-        Raises:
-            Malformed: It is no JSON object, repeats a key, nests too deep, or holds a number that
-                is not finite.
-        """
-        return _object(self.body)
-
-
-@dataclass(frozen=True, slots=True)
-class Notification:
-    """
-    What somebody sent to the push function: a provider, perhaps.
-
-    Attributes:
-        headers: Names in lower case.
-
-        body: As it came, byte by byte; nothing in it is true before it is verified.
-    """
-
-    headers: Mapping[str, str] = field(default_factory=_nothing, repr=False)
-    body: bytes = field(default=b"", repr=False)
-
-    def json(self) -> dict[str, Any]:
-        """
-        Parse the body as :meth:`Response.json` does.
-
-        Raises:
-            Malformed: As there.
-        """
-        return _object(self.body)
-
-
-@dataclass(frozen=True, slots=True)
-class Pushed:
-    """
-    What a verified notification says.
-
-    Attributes:
-        accounts: Ids of the accounts that something happened to, as the provider has them.
-
-        said_ms: When the provider said so; ``None`` if it does not tell.
-
-        headers: That the provider expects in the answer.
-    """
-
-    accounts: tuple[str, ...] = ()
-    said_ms: int | None = None
-    headers: Mapping[str, str] = field(default_factory=_nothing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -776,16 +522,6 @@ class Event:
     seen_ms: int = 0
 
 
-@lru_cache(maxsize=256)
-def _date_ms(text: str) -> int | None:
-    # Those who answer a whole shard say few of them.
-    try:
-        date = parsedate_to_datetime(text)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return int(date.replace(tzinfo=date.tzinfo or UTC).timestamp() * 1000)
-
-
 @dataclass(frozen=True, slots=True)
 class CheckJob:
     """
@@ -841,39 +577,5 @@ class DeltaJob:
         return f"{self.connection}/{self.shard}/{self.due_ms}"
 
 
-Fetch = Callable[[Request], Response]
+#: A check in parts: it yields a request, is sent the answer, and returns what it saw.
 Checking = Generator[Request, Response, Seen]
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    """Parse one JSON object, strictly."""
-    try:
-        parsed = json.loads(
-            body,
-            object_pairs_hook=_unique_keys,
-            parse_constant=_no_constant,
-            parse_float=_finite,
-        )
-    except (ValueError, RecursionError) as error:
-        raise Malformed(f"the body is not the JSON it should be: {type(error).__name__}") from error
-    if not isinstance(parsed, dict):
-        raise Malformed(f"the body is a JSON {type(parsed).__name__}, not an object")
-    return parsed
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    parsed = dict(pairs)
-    if len(parsed) != len(pairs):
-        raise ValueError("a key is repeated")
-    return parsed
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if number in (float("inf"), float("-inf")):
-        raise ValueError("a number is out of range")
-    return number

@@ -30,7 +30,8 @@ from pollwire.errors import (
     Unasked,
     describe,
 )
-from pollwire.model import ACCOUNT_ID, NAME, NOTHING, CheckJob, Connection, Notification, Pushed
+from pollwire.exchange import Notification, Pushed
+from pollwire.model import ACCOUNT_ID, NAME, NOTHING, CheckJob, Connection
 from pollwire.providers import Notifying
 from pollwire.secrets import PUSH
 from pollwire.world import Counts, Notified, World

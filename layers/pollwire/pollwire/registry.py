@@ -362,6 +362,17 @@ class Registry(State):
         item = self._get(pk, "cursor") or {}
         return read_stream_listing(item, self._table, sum(1 for _ in known), bad)
 
+    def stream_troubles(self, connection: Connection, account: Listing) -> dict[str, str]:
+        """Say why streams of an account do not come on, of those that have something pending."""
+        pending = account.standing.pending if account.standing else ()
+        names = {
+            stream_pk(DeltaJob(connection.name, account.shard, account.account, name, (), 0)): name
+            for name in marks.by_stream(pending)
+        }
+        found = self._batch_get([key(pk, "cursor") for pk in names])
+        said = {one["pk"]["S"]: read_stream_listing(one, self._table, 0, {}) for one in found}
+        return {names[pk]: one.trouble for pk, one in sorted(said.items()) if one.trouble}
+
     def known_records(self, job: DeltaJob) -> Iterator[Record]:
         """Read all records of a stream, one after the other."""
         return map(read_record, self._query(stream_pk(job), prefix="r#"))

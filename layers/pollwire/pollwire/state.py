@@ -37,7 +37,14 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from botocore.exceptions import ClientError
 
 from pollwire.due import pushed_due_ms
-from pollwire.errors import Conflict, Malformed, Misconfigured, Retryable, Unasked
+from pollwire.errors import (
+    Conflict,
+    Malformed,
+    Misconfigured,
+    PollwireError,
+    Retryable,
+    Unasked,
+)
 from pollwire.items import (
     CHECKED,
     Item,
@@ -57,14 +64,8 @@ from pollwire.items import (
     text,
 )
 from pollwire.marks import Step, pack
-from pollwire.model import (
-    NOTHING,
-    RENEWAL_MS,
-    SHARDS_MAX,
-    Connection,
-    DeltaJob,
-    Record,
-)
+from pollwire.model import NOTHING, SHARDS_MAX, Connection, DeltaJob, Record
+from pollwire.tokens import RENEWAL_MS
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -633,13 +634,7 @@ class State:
         except self._client.exceptions.ConditionalCheckFailedException as error:
             raise Conflict(f"stream {job.stream} of {job.account}") from error
         except self._client.exceptions.TransactionCanceledException as error:
-            reasons = error.response.get("CancellationReasons", [])
-            codes = {reason.get("Code", "None") for reason in reasons} - {"None"}
-            if codes <= {"ConditionalCheckFailed", "TransactionConflict"}:
-                raise Conflict(f"stream {job.stream} of {job.account}") from error
-            if "ValidationError" in codes:
-                raise Malformed("what is to be recorded is more than DynamoDB takes") from error
-            raise Retryable(f"DynamoDB refused a decision: {sorted(codes)}") from error
+            raise _canceled(job, error.response.get("CancellationReasons", [])) from error
         return new
 
     def note_trouble(self, job: DeltaJob, trouble: str, now_ms: int, not_before_ms: int) -> None:
@@ -709,6 +704,16 @@ class State:
                     raise Retryable("DynamoDB is throttled: it left all keys unread")
                 wanted = left
         return found
+
+
+def _canceled(job: DeltaJob, reasons: Iterable[Mapping[str, Any]]) -> PollwireError:
+    """Say what it means that a decision was refused for these reasons."""
+    codes = {reason.get("Code", "None") for reason in reasons} - {"None"}
+    if codes <= {"ConditionalCheckFailed", "TransactionConflict"}:
+        return Conflict(f"stream {job.stream} of {job.account}")
+    if "ValidationError" in codes:
+        return Malformed("what is to be recorded is more than DynamoDB takes")
+    return Retryable(f"DynamoDB refused a decision: {sorted(codes)}")
 
 
 def shard_of(account: str, shards: int) -> int:

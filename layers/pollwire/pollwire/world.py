@@ -23,11 +23,12 @@ from pollwire.errors import (
 )
 from pollwire.http import Hosts, Http
 from pollwire.items import Standing
-from pollwire.model import Account, CheckJob, Connection, DeltaJob, Grant, Token, Turn
+from pollwire.model import Account, CheckJob, Connection, DeltaJob, Turn
 from pollwire.providers import Provider
 from pollwire.queues import Queues, Topic
 from pollwire.secrets import Sealed, Sealer
 from pollwire.state import State
+from pollwire.tokens import Grant, Token
 
 #: Tokens in memory: a few shards of accounts.
 TOKENS_MAX = 5_000

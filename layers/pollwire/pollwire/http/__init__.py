@@ -21,11 +21,12 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from pollwire.errors import PollwireError
+from pollwire.exchange import Request, Response
 from pollwire.http.answers import failure_of, retry_after_s, spent
 from pollwire.http.hosts import Hosts, Origin, public
 from pollwire.http.limits import SILENT_MIN, Limits
 from pollwire.http.runs import Pace, Run
-from pollwire.model import Checking, Request, Response, Seen
+from pollwire.model import Checking, Seen
 
 if TYPE_CHECKING:
     from pollwire.http.checks import Checks
@@ -125,7 +126,7 @@ class Http:
                 used up, what was not asked yet becomes ``Unasked``.
 
             spent: Gets, by key, for how many seconds a check's answers asked it to be left alone
-                (:attr:`~pollwire.model.Response.spent_s`), before its result.
+                (:attr:`~pollwire.exchange.Response.spent_s`), before its result.
 
         Returns:
             The result of each check under its key, in the order in which they end.

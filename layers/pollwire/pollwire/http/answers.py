@@ -16,8 +16,8 @@ from functools import lru_cache
 from typing import Final
 
 from pollwire.errors import Forbidden, Malformed, PollwireError, RateLimited, Rejected, Unavailable
+from pollwire.exchange import Response
 from pollwire.http.limits import Limits
-from pollwire.model import Response
 
 #: What a provider asks for when it says 429 without saying how long, or says nonsense:
 #: RingCentral documents 30 s as the least, and punishes who comes back earlier.

@@ -21,11 +21,11 @@ import certifi
 import pycurl
 
 from pollwire.errors import Malformed, PollwireError, Unavailable
+from pollwire.exchange import Request, Response
 from pollwire.http import answers
 from pollwire.http.hosts import full_url
 from pollwire.http.limits import USER_AGENT, Limits
 from pollwire.http.poll import Poll
-from pollwire.model import Request, Response
 
 #: Lines that each request has, by names that it may give itself instead.
 _FIXED_LINES: Final = {

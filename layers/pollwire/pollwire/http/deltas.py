@@ -31,10 +31,10 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
 from pollwire.errors import Malformed, PollwireError, Unavailable
+from pollwire.exchange import Request, Response
 from pollwire.http import answers
 from pollwire.http.hosts import Origin, full_url
 from pollwire.http.limits import USER_AGENT, Limits
-from pollwire.model import Request, Response
 
 #: All that the libraries raise; requests' own exceptions are OSErrors.
 _FAILURES: Final = (OSError, ValueError, HTTPException, HTTPError)

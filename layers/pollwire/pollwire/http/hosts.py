@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import urlencode
 
 from pollwire.errors import Misconfigured
-from pollwire.model import Request
+from pollwire.exchange import Request
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from pollwire.exchange import Request
 from pollwire.http.hosts import Origin
-from pollwire.model import Checking, Request
+from pollwire.model import Checking
 
 K = TypeVar("K")
 

@@ -24,11 +24,12 @@ from pollwire.errors import (
     Unasked,
     Unavailable,
 )
+from pollwire.exchange import Request, Response
 from pollwire.http import answers
 from pollwire.http.hosts import Hosts
 from pollwire.http.limits import SILENT_MIN
 from pollwire.http.poll import Poll
-from pollwire.model import Checking, Request, Response, Seen
+from pollwire.model import Checking, Seen
 
 if TYPE_CHECKING:
     from pollwire.http.checks import Checks

@@ -20,19 +20,8 @@ from typing import Any, Protocol, runtime_checkable
 from pollwire.errors import Malformed, Misconfigured
 from pollwire.events import canonical as canonical
 from pollwire.events import iso as iso
-from pollwire.model import (
-    Account,
-    BadRow,
-    Checking,
-    Fetch,
-    Notification,
-    Page,
-    Pushed,
-    Row,
-    Seen,
-    Start,
-    Stream,
-)
+from pollwire.exchange import Fetch, Notification, Pushed
+from pollwire.model import Account, BadRow, Checking, Page, Row, Seen, Start, Stream
 
 #: An id goes into every event, a truncated one as well; no provider's is near this.
 ID_CHARS_MAX = 1_000

@@ -38,20 +38,8 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from pollwire.errors import Malformed, Misconfigured, PollwireError, Rejected, Restart, Unavailable
-from pollwire.model import (
-    KNOWN_EMPTY,
-    Account,
-    BadRow,
-    Checking,
-    Fetch,
-    Page,
-    Request,
-    Response,
-    Row,
-    Seen,
-    Start,
-    Stream,
-)
+from pollwire.exchange import Fetch, Request, Response
+from pollwire.model import KNOWN_EMPTY, Account, BadRow, Checking, Page, Row, Seen, Start, Stream
 from pollwire.providers import (
     INSTANT_MS_MAX,
     canonical_id,

@@ -47,23 +47,8 @@ from pollwire.errors import (
     Unasked,
     Unavailable,
 )
-from pollwire.model import (
-    NOTHING,
-    OK,
-    Account,
-    BadRow,
-    Checking,
-    Fetch,
-    Notification,
-    Page,
-    Pushed,
-    Request,
-    Response,
-    Row,
-    Seen,
-    Start,
-    Stream,
-)
+from pollwire.exchange import OK, Fetch, Notification, Pushed, Request, Response
+from pollwire.model import NOTHING, Account, BadRow, Checking, Page, Row, Seen, Start, Stream
 from pollwire.providers import (
     canonical,
     canonical_id,

@@ -32,22 +32,8 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from pollwire.errors import Malformed, Misconfigured, Rejected, Restart
-from pollwire.model import (
-    NOTHING,
-    OK,
-    Account,
-    Checking,
-    Fetch,
-    Notification,
-    Page,
-    Pushed,
-    Request,
-    Response,
-    Row,
-    Seen,
-    Start,
-    Stream,
-)
+from pollwire.exchange import OK, Fetch, Notification, Pushed, Request, Response
+from pollwire.model import NOTHING, Account, Checking, Page, Row, Seen, Start, Stream
 from pollwire.providers import (
     INSTANT_MS_MAX,
     canonical,

@@ -31,19 +31,8 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from pollwire.errors import Forbidden, Malformed, Misconfigured, Rejected, Restart, Unavailable
-from pollwire.model import (
-    KNOWN_EMPTY,
-    NOTHING,
-    Account,
-    Checking,
-    Fetch,
-    Page,
-    Request,
-    Row,
-    Seen,
-    Start,
-    Stream,
-)
+from pollwire.exchange import Fetch, Request
+from pollwire.model import KNOWN_EMPTY, NOTHING, Account, Checking, Page, Row, Seen, Start, Stream
 from pollwire.providers import (
     canonical_id,
     fits_header,
