@@ -74,6 +74,7 @@ def _explore(seconds: float, seed: int) -> int:
 
 def _work(first: int, stride: int, end_s: float) -> Report:
     gc.disable()
+    gc.freeze()  # All there is by now stays.
     report, seed = Report(), first
     while time.monotonic() < end_s:
         family = MIX[seed % len(MIX)]

@@ -22,11 +22,11 @@ from typing import Any
 from unittest import mock
 
 import boto3
-from aws_lambda_powertools import Metrics
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 from botocore.validate import ParamValidator
 from pollwire import pipeline, push, queues
+from pollwire.batches import Metrics
 from pollwire.http import Hosts
 from pollwire.providers import Provider
 from pollwire.queues import Queues, Topic
@@ -96,6 +96,16 @@ def _state(table: str) -> State:
 
 
 @cache
+def _settings(variables: tuple[tuple[str, str], ...]) -> Settings:
+    return Settings.read(dict(variables))
+
+
+@cache
+def _registry(table: str) -> Registry:
+    return Registry(client("dynamodb"), table)
+
+
+@cache
 def _code(stage: str) -> CodeType:
     path = ROOT / "functions" / stage / "app.py"
     return compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
@@ -113,7 +123,7 @@ def _load(spec: FunctionSpec) -> ModuleType:
     return module
 
 
-#: What a module is used with: its stage, its level of logging and its environment.
+#: What a module is used with: its level of logging, its stage and its environment.
 Kind = tuple[Any, ...]
 
 #: Modules that no container uses at the moment: importing takes longer than a run.
@@ -164,6 +174,7 @@ class Container:
 
     module: ModuleType
     pollwire: Pollwire
+    handler: Callable[..., Any]
 
 
 class Lambda:
@@ -210,7 +221,8 @@ class Lambda:
             product.setLevel(logging.DEBUG)
         else:
             # Whoever has all tests talk at DEBUG gets what the loud ones say: it takes long.
-            root.setLevel(logging.INFO)
+            if level < logging.INFO:
+                root.setLevel(logging.INFO)
         add_metric = _uncounted if self._is_plain else Metrics.add_metric
         try:
             with (
@@ -224,7 +236,8 @@ class Lambda:
             self.world.abandon()
             BaseClient._make_api_call = real  # type: ignore[method-assign]
             sys.stdout, sys.stderr = out
-            root.setLevel(level)
+            if root.level != level:
+                root.setLevel(level)
             if self.is_loud:
                 product.removeHandler(handler)
                 product.setLevel(logging.NOTSET)
@@ -273,7 +286,7 @@ class Lambda:
         of = self.world.deployed
         settings = Settings(of.table, "", "", of.topic, of.key_arn, "")
         if spec:
-            settings = Settings.read(spec.environment)
+            settings = _settings(spec.kind[1:])
         return Pollwire(
             state=_state(settings.table_name),
             queues=Queues(client("sqs"), settings.checks_queue_url, settings.deltas_queue_url),
@@ -288,22 +301,23 @@ class Lambda:
         )
 
     def registry(self) -> Registry:
-        """Build what an operator has at hand."""
-        return Registry(client("dynamodb"), self.world.deployed.table)
+        """Give what an operator has at hand."""
+        return _registry(self.world.deployed.table)
 
     def _container(self, spec: FunctionSpec) -> Container:
         if self._warm[spec.name]:
             return self._warm[spec.name].pop()
         level = logging.WARNING if self.world.is_terse else logging.INFO
         level = logging.DEBUG if self.is_loud else level
-        kind = (spec.stage, level, *sorted(spec.environment.items()))
+        kind = (level, *spec.kind)
         module = _spare[kind].pop() if _spare[kind] else _load(spec)
         self._made.append((kind, module))
         if module.logger.log_level != level:
             module.logger.setLevel(level)
         for handler in module.logger.handlers:
             handler.setStream(self.logs)
-        container = Container(module, self.pollwire(spec))
+        handler = inspect.unwrap(module.handler) if self._is_plain else module.handler
+        container = Container(module, self.pollwire(spec), handler)
         module.world = lambda: container.pollwire  # type: ignore[attr-defined]
         if spec.queue:
             name = f"read_{spec.stage}"
@@ -341,9 +355,8 @@ class Lambda:
 
         def work(process: Process) -> Any:
             context = Context(spec.name, lambda: process.deadline_ms - self.world.now_ms)
-            handler = container.module.handler
             try:
-                answer = (inspect.unwrap(handler) if self._is_plain else handler)(event, context)
+                answer = container.handler(event, context)
             except BaseException as error:
                 self._log(error)
                 # Nobody goes on with the memory of a process that died, in no other run either.
