@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 from functools import cache, lru_cache, partial
 from types import CodeType, ModuleType
 from typing import Any
-from unittest import mock
 
 import boto3
+from aws_lambda_powertools import Logger
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 from botocore.validate import ParamValidator
@@ -96,6 +96,14 @@ def _state(table: str) -> State:
 
 
 @cache
+def _scheduled(event: str, minute_ms: int) -> Mapping[str, Any]:
+    """Make what the schedule invokes its function with in a minute."""
+    at = datetime.fromtimestamp(minute_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    made: Mapping[str, Any] = json.loads(event.replace("<aws.scheduler.scheduled-time>", at))
+    return made
+
+
+@cache
 def _settings(variables: tuple[tuple[str, str], ...]) -> Settings:
     return Settings.read(dict(variables))
 
@@ -123,6 +131,30 @@ def _load(spec: FunctionSpec) -> ModuleType:
     return module
 
 
+def _unheard(*_: Any, **__: Any) -> None:
+    """Take the place of what is said and counted where nobody reads it."""
+
+
+#: What takes the place of what in a run that nobody reads about.
+UNHEARD = ((Metrics, "add_metric", _unheard), (Logger, "info", _unheard))
+
+
+@contextmanager
+def _replaced(*changes: tuple[Any, str, Any]) -> Iterator[None]:
+    """Have attributes of modules and classes replaced; ``mock.patch`` takes its time."""
+    before = [(owner, name, vars(owner).get(name)) for owner, name, _ in changes]
+    for change in changes:
+        setattr(*change)
+    try:
+        yield
+    finally:
+        for owner, name, value in before:
+            if value is None:
+                delattr(owner, name)  # It was inherited.
+            else:
+                setattr(owner, name, value)
+
+
 #: What a module is used with: its level of logging, its stage and its environment.
 Kind = tuple[Any, ...]
 
@@ -138,7 +170,7 @@ def _bound(world: World) -> Callable[[BaseClient, str, Any], Any]:
     def call(self: BaseClient, operation: str, params: Any) -> Any:
         model = self.meta.service_model
         # Each of all calls is validated in some of the runs.
-        if world.validates or not world.steps % VALIDATED:
+        if world.validates or not world.calls % VALIDATED:
             shape = model.operation_model(operation).input_shape
             report = _validator.validate(params, shape)
             if report.has_errors():
@@ -223,14 +255,13 @@ class Lambda:
             # Whoever has all tests talk at DEBUG gets what the loud ones say: it takes long.
             if level < logging.INFO:
                 root.setLevel(logging.INFO)
-        add_metric = _uncounted if self._is_plain else Metrics.add_metric
+        watched = (
+            (pipeline, "check", self._noting(pipeline.check)),
+            (pipeline, "delta", self._noting(pipeline.delta)),
+            (push, "receive", self._counting(push.receive)),
+        )
         try:
-            with (
-                mock.patch.object(Metrics, "add_metric", add_metric),
-                mock.patch.object(pipeline, "check", self._noting(pipeline.check)),
-                mock.patch.object(pipeline, "delta", self._noting(pipeline.delta)),
-                mock.patch.object(push, "receive", self._counting(push.receive)),
-            ):
+            with _replaced(*watched, *(UNHEARD if self._is_plain else ())):
                 yield
         finally:
             self.world.abandon()
@@ -378,8 +409,7 @@ class Lambda:
         spec = self.world.deployed.functions[schedule.function]
         assert not spec.retries
         assert not schedule.retries
-        at = datetime.fromtimestamp(minute_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        event = json.loads(schedule.input.replace("<aws.scheduler.scheduled-time>", at))
+        event = _scheduled(schedule.input, minute_ms)
         self._invoke(spec, event, lambda process, answer: None)
 
     def push(self, event: Mapping[str, Any], sent: Sent) -> None:
@@ -499,10 +529,6 @@ def _accounts(records: list[dict[str, Any]]) -> frozenset[str]:
 def _fields(body: str) -> Any:
     """Read a message, to look at only."""
     return json.loads(body)
-
-
-def _uncounted(metrics: Metrics, name: str, unit: Any, value: float) -> None:
-    """Take the place of a metric that nobody reads."""
 
 
 def _failed(answer: Any, ids: list[str], partial: bool) -> set[str]:

@@ -206,6 +206,8 @@ class World:
 
         is_terse: Only what goes wrong is logged.
 
+        calls: To AWS, from anywhere on: each of all may be one that is looked at.
+
         validates: The parameters of each call are looked at as botocore does.
 
         reached: How often each thing of note happened.
@@ -236,6 +238,7 @@ class World:
         self.aws.delivers = self._delivers
         self.aws.page_bytes = knobs.page_bytes or self.aws.page_bytes
         self.steps = 0
+        self.calls = zlib.crc32(b"%d" % seed)
         self.healthy = False
         self.injected: Counter[str] = Counter()
         self.reached: Counter[str] = Counter()
@@ -399,6 +402,7 @@ class World:
         """
 
         done = False
+        self.calls += 1
 
         def error() -> ClientError:
             conflicts = operation == "TransactWriteItems" and not done

@@ -32,9 +32,12 @@ EVENT_BYTES_MAX: Final = 252 * 1024
 COUNTS: Final = {"created": "newCount", "updated": "updatedCount", "deleted": "deletedCount"}
 
 
+_write: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+
 def canonical(value: Any) -> str:
     """Write a JSON value in the one way that is hashed: ASCII, keys sorted, no spaces."""
-    return json.dumps(value, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+    return _write(value)
 
 
 def digest(row: Row, volatile: frozenset[str] = frozenset()) -> str:
