@@ -14,6 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -47,6 +48,7 @@ ENTRIES = {
 }
 
 NONE: frozenset[str] = frozenset()
+NOTHING: Mapping[Any, Any] = {}
 
 #: Calls that may write the cursor of a stream.
 WRITES = ("UpdateItem", "TransactWriteItems")
@@ -219,6 +221,8 @@ class World:
         others_ms: Asked for the next instant at which something else is to be done than to go on
             with a process.
 
+        permitted: Who was allowed what by now.
+
         turns, faults: Where it is drawn from who goes on and when, and what goes wrong.
         poisoned: The queue that has a message that is no job; empty for none.
     """
@@ -259,7 +263,9 @@ class World:
         self._outboxes: dict[tuple[str, str], Process | None] = {}
         self._main = getcurrent()
         self._permissions = _permissions(deployed)
-        self._permitted: set[tuple[str, object]] = set()
+        self.permitted: set[tuple[str, object]] = set()
+        # As its `randrange` draws, which looks at its arguments each time.
+        self._below_39 = partial(self.turns._randbelow, 39)  # type: ignore[attr-defined]
         self._kinds = list(knobs.weights)
         self._weights = list(knobs.weights.values())
 
@@ -286,17 +292,22 @@ class World:
         process = self.current
         if process is None:
             return effect()
+        fault = self._turn(process, kind, takes_ms)
+        return self._have(process, fault, effect, error) if fault else effect()
+
+    def _turn(self, process: Process, kind: str, takes_ms: int = 0) -> str:
+        """Let the others go on before a side effect; return the fault that strikes it, if any."""
         if process.dead:
             raise Died
         number, self.steps = self.steps, self.steps + 1
-        fault = self._fault(number)
-        process.wake_ms = self.now_ms + self.turns.randrange(1, 40) + takes_ms
+        fault = "" if self.healthy else self._fault(number)
+        process.wake_ms = self.now_ms + self._below_39() + 1 + takes_ms
         if fault:
             self.injected[fault] += 1
             process.struck |= kind != "http"
             self.trace.append(f"{number} {process.spec.name} {kind} {fault}")
         self._wait(process)
-        return self._have(process, fault, effect, error) if fault else effect()
+        return fault
 
     def sleep(self, seconds: float) -> None:
         """Have the process at work wait; the others go on."""
@@ -329,8 +340,6 @@ class World:
         return effect() if fault == DUPLICATE else found
 
     def _fault(self, number: int) -> str:
-        if self.healthy:
-            return ""
         if self.plan is not None:
             return self.plan.get(number, "")
         if self.faults.random() >= self.knobs.fault:
@@ -350,12 +359,13 @@ class World:
 
     def _is_next(self, process: Process) -> bool:
         """Tell whether a process would be the next to go on: then nobody need be asked to."""
+        if self.touched:
+            return False
         wake_ms = process.wake_ms
-        return (
-            not self.touched
-            and all(one.wake_ms > wake_ms for one in self.processes if one is not process)
-            and wake_ms < self.others_ms()
-        )
+        for one in self.processes:
+            if one.wake_ms <= wake_ms and one is not process:
+                return False
+        return wake_ms < self.others_ms()
 
     def _die(self, process: Process) -> None:
         process.dead = True
@@ -401,8 +411,14 @@ class World:
             ClientError: AWS's own, or a fault's.
         """
 
-        done = False
         self.calls += 1
+        process = self.current
+        if process is None:
+            return self._effect(service, operation, params)
+        fault = self._turn(process, operation)
+        if not fault:
+            return self._effect(service, operation, params)
+        done = False
 
         def error() -> ClientError:
             conflicts = operation == "TransactWriteItems" and not done
@@ -413,22 +429,27 @@ class World:
 
         def effect() -> Any:
             nonlocal done
-            self._authorize(service, operation, params)
-            for witness in self.witnesses:
-                witness(self.current, service, operation, params)
-            written = _cursors(operation, params) if operation in WRITES else ()
-            cursors = {at: self._progress(at) for at in written}
-            answer = self._fenced(service, operation, params, cursors)
+            answer = self._effect(service, operation, params)
             done = True
-            for at, before in cursors.items():
-                for watcher in self.watchers:
-                    watcher(*at, before, self._progress(at))
-            self._note(operation, params)
-            if service == "sqs":
-                self._touch(operation, params["QueueUrl"])
             return answer
 
-        return self.step(f"{service}.{operation}", effect, error)
+        return self._have(process, fault, effect, error)
+
+    def _effect(self, service: str, operation: str, params: Mapping[str, Any]) -> Any:
+        """Do a call, and have everybody look at it."""
+        self._authorize(service, operation, params)
+        for witness in self.witnesses:
+            witness(self.current, service, operation, params)
+        written = _cursors(operation, params) if operation in WRITES else ()
+        cursors = {at: self._progress(at) for at in written} if written else NOTHING
+        answer = self._fenced(service, operation, params, cursors)
+        for at, before in cursors.items():
+            for watcher in self.watchers:
+                watcher(*at, before, self._progress(at))
+        self._note(operation, params)
+        if service == "sqs":
+            self._touch(operation, params["QueueUrl"])
+        return answer
 
     def _touch(self, operation: str, url: str) -> None:
         self.touched.add(url.rpartition("/")[2])
@@ -488,6 +509,8 @@ class World:
         elif operation == "TransactWriteItems":
             parts = frozenset([kind for one in params["TransactItems"] for kind in one])
         known = (service, operation, params.get("QueueUrl"), parts, context)
+        if (process.spec.name, known) in self.permitted:
+            return
 
         def wanted() -> list[Need]:
             own = needs(service, operation, params, self.deployed)
@@ -508,8 +531,6 @@ class World:
         Args:
             known: What is wanted follows from it.
         """
-        if (name, known) in self._permitted:
-            return
         permissions = self._permissions
         if (name, known) not in permissions:
             every = wanted()
@@ -519,7 +540,7 @@ class World:
         self.used |= used
         for action, resource, _ in missing:
             raise Broken(f"I12: {name} may not {action} on {resource}")
-        self._permitted.add((name, known))
+        self.permitted.add((name, known))
 
     def _answer(self, service: str, operation: str, params: Mapping[str, Any]) -> Any:
         """Do a call; of a batch, one entry may be refused, or be said to be though it was taken."""
