@@ -980,7 +980,8 @@ class Run:
             # At first there may be nothing yet that it could happen to.
             if any(one.journal for one in self.upstreams):
                 break
-        self._notify(self._chance(f"notify {why} {self._happened[why]}"))
+        if self.scenario.pushes:
+            self._notify(self._chance(f"notify {why} {self._happened[why]}"))
         self.world.current = current
 
     def _notify(self, chance: random.Random) -> None:
