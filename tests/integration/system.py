@@ -82,9 +82,9 @@ class Http:
         self.tally["requests"] += 1
         self.on_request(request)
         url = urlsplit(request.url)
-        query = dict(parse_qsl(url.query)) | dict(request.query)
+        query = {**dict(parse_qsl(url.query) if url.query else ()), **request.query}
         headers = {name.lower(): value for name, value in request.headers.items()}
-        form = urlencode(request.form or {}).encode()
+        form = urlencode(request.form).encode() if request.form else b""
         if request.form is not None:
             headers["content-type"] = "application/x-www-form-urlencoded"
         simulator = self.simulators.get(host, self._simulator)

@@ -75,7 +75,8 @@ def without_secrets(place: str, text: str) -> None:
     Raises:
         Broken: It does; the text itself is not repeated.
     """
-    require(not any(one in text for one in SECRETS), f"I7: a secret is seen in {place}")
+    for one in SECRETS:
+        require(one not in text, f"I7: a secret is seen in {place}")
 
 
 def impersonal(place: str, text: str) -> None:
@@ -238,18 +239,14 @@ def _keys(operation: str, params: Params) -> Keys:
 def _sealed(process: Process, params: Params) -> None:
     """What is sealed or opened is bound to the connection and the account that it is of."""
     context, job = params.get("EncryptionContext", {}), process.job
-    require(
-        context.keys() == {"connection", "account"} and job is not None,
-        f"I5: sealed with {context} for {job}",
-    )
+    if context.keys() != {"connection", "account"} or job is None:
+        raise Broken(f"I5: sealed with {context} for {job}")
     account = process.account or getattr(job, "account", "")
     own = {account, SHARED} if account else {context["account"]}
     if isinstance(job, Sent):
         own = {PUSH}
-    require(
-        context["connection"] == job.connection and context["account"] in own,
-        f"I5: sealed with {context} for {account} of {job}",
-    )
+    if context["connection"] != job.connection or context["account"] not in own:
+        raise Broken(f"I5: sealed with {context} for {account} of {job}")
     plain = params.get("Plaintext", b"")
     text = plain.decode() if isinstance(plain, bytes) else str(plain)
     for _, owner in OWNERS.findall(text):

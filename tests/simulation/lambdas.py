@@ -19,14 +19,14 @@ from datetime import UTC, datetime
 from functools import cache, lru_cache, partial
 from types import CodeType, ModuleType
 from typing import Any
-from unittest import mock
 
 import boto3
-from aws_lambda_powertools import Metrics
+from aws_lambda_powertools import Logger
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 from botocore.validate import ParamValidator
 from pollwire import pipeline, push, queues
+from pollwire.batches import Metrics
 from pollwire.http import Hosts
 from pollwire.providers import Provider
 from pollwire.queues import Queues, Topic
@@ -96,6 +96,24 @@ def _state(table: str) -> State:
 
 
 @cache
+def _scheduled(event: str, minute_ms: int) -> Mapping[str, Any]:
+    """Make what the schedule invokes its function with in a minute."""
+    at = datetime.fromtimestamp(minute_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    made: Mapping[str, Any] = json.loads(event.replace("<aws.scheduler.scheduled-time>", at))
+    return made
+
+
+@cache
+def _settings(variables: tuple[tuple[str, str], ...]) -> Settings:
+    return Settings.read(dict(variables))
+
+
+@cache
+def _registry(table: str) -> Registry:
+    return Registry(client("dynamodb"), table)
+
+
+@cache
 def _code(stage: str) -> CodeType:
     path = ROOT / "functions" / stage / "app.py"
     return compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
@@ -113,7 +131,31 @@ def _load(spec: FunctionSpec) -> ModuleType:
     return module
 
 
-#: What a module is used with: its stage, its level of logging and its environment.
+def _unheard(*_: Any, **__: Any) -> None:
+    """Take the place of what is said and counted where nobody reads it."""
+
+
+#: What takes the place of what in a run that nobody reads about.
+UNHEARD = ((Metrics, "add_metric", _unheard), (Logger, "info", _unheard))
+
+
+@contextmanager
+def _replaced(*changes: tuple[Any, str, Any]) -> Iterator[None]:
+    """Have attributes of modules and classes replaced; ``mock.patch`` takes its time."""
+    before = [(owner, name, vars(owner).get(name)) for owner, name, _ in changes]
+    for change in changes:
+        setattr(*change)
+    try:
+        yield
+    finally:
+        for owner, name, value in before:
+            if value is None:
+                delattr(owner, name)  # It was inherited.
+            else:
+                setattr(owner, name, value)
+
+
+#: What a module is used with: its level of logging, its stage and its environment.
 Kind = tuple[Any, ...]
 
 #: Modules that no container uses at the moment: importing takes longer than a run.
@@ -128,7 +170,7 @@ def _bound(world: World) -> Callable[[BaseClient, str, Any], Any]:
     def call(self: BaseClient, operation: str, params: Any) -> Any:
         model = self.meta.service_model
         # Each of all calls is validated in some of the runs.
-        if world.validates or not world.steps % VALIDATED:
+        if world.validates or not world.calls % VALIDATED:
             shape = model.operation_model(operation).input_shape
             report = _validator.validate(params, shape)
             if report.has_errors():
@@ -164,6 +206,7 @@ class Container:
 
     module: ModuleType
     pollwire: Pollwire
+    handler: Callable[..., Any]
 
 
 class Lambda:
@@ -210,21 +253,22 @@ class Lambda:
             product.setLevel(logging.DEBUG)
         else:
             # Whoever has all tests talk at DEBUG gets what the loud ones say: it takes long.
-            root.setLevel(logging.INFO)
-        add_metric = _uncounted if self._is_plain else Metrics.add_metric
+            if level < logging.INFO:
+                root.setLevel(logging.INFO)
+        watched = (
+            (pipeline, "check", self._noting(pipeline.check)),
+            (pipeline, "delta", self._noting(pipeline.delta)),
+            (push, "receive", self._counting(push.receive)),
+        )
         try:
-            with (
-                mock.patch.object(Metrics, "add_metric", add_metric),
-                mock.patch.object(pipeline, "check", self._noting(pipeline.check)),
-                mock.patch.object(pipeline, "delta", self._noting(pipeline.delta)),
-                mock.patch.object(push, "receive", self._counting(push.receive)),
-            ):
+            with _replaced(*watched, *(UNHEARD if self._is_plain else ())):
                 yield
         finally:
             self.world.abandon()
             BaseClient._make_api_call = real  # type: ignore[method-assign]
             sys.stdout, sys.stderr = out
-            root.setLevel(level)
+            if root.level != level:
+                root.setLevel(level)
             if self.is_loud:
                 product.removeHandler(handler)
                 product.setLevel(logging.NOTSET)
@@ -273,7 +317,7 @@ class Lambda:
         of = self.world.deployed
         settings = Settings(of.table, "", "", of.topic, of.key_arn, "")
         if spec:
-            settings = Settings.read(spec.environment)
+            settings = _settings(spec.kind[1:])
         return Pollwire(
             state=_state(settings.table_name),
             queues=Queues(client("sqs"), settings.checks_queue_url, settings.deltas_queue_url),
@@ -288,22 +332,23 @@ class Lambda:
         )
 
     def registry(self) -> Registry:
-        """Build what an operator has at hand."""
-        return Registry(client("dynamodb"), self.world.deployed.table)
+        """Give what an operator has at hand."""
+        return _registry(self.world.deployed.table)
 
     def _container(self, spec: FunctionSpec) -> Container:
         if self._warm[spec.name]:
             return self._warm[spec.name].pop()
         level = logging.WARNING if self.world.is_terse else logging.INFO
         level = logging.DEBUG if self.is_loud else level
-        kind = (spec.stage, level, *sorted(spec.environment.items()))
+        kind = (level, *spec.kind)
         module = _spare[kind].pop() if _spare[kind] else _load(spec)
         self._made.append((kind, module))
         if module.logger.log_level != level:
             module.logger.setLevel(level)
         for handler in module.logger.handlers:
             handler.setStream(self.logs)
-        container = Container(module, self.pollwire(spec))
+        handler = inspect.unwrap(module.handler) if self._is_plain else module.handler
+        container = Container(module, self.pollwire(spec), handler)
         module.world = lambda: container.pollwire  # type: ignore[attr-defined]
         if spec.queue:
             name = f"read_{spec.stage}"
@@ -341,9 +386,8 @@ class Lambda:
 
         def work(process: Process) -> Any:
             context = Context(spec.name, lambda: process.deadline_ms - self.world.now_ms)
-            handler = container.module.handler
             try:
-                answer = (inspect.unwrap(handler) if self._is_plain else handler)(event, context)
+                answer = container.handler(event, context)
             except BaseException as error:
                 self._log(error)
                 # Nobody goes on with the memory of a process that died, in no other run either.
@@ -365,8 +409,7 @@ class Lambda:
         spec = self.world.deployed.functions[schedule.function]
         assert not spec.retries
         assert not schedule.retries
-        at = datetime.fromtimestamp(minute_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        event = json.loads(schedule.input.replace("<aws.scheduler.scheduled-time>", at))
+        event = _scheduled(schedule.input, minute_ms)
         self._invoke(spec, event, lambda process, answer: None)
 
     def push(self, event: Mapping[str, Any], sent: Sent) -> None:
@@ -486,10 +529,6 @@ def _accounts(records: list[dict[str, Any]]) -> frozenset[str]:
 def _fields(body: str) -> Any:
     """Read a message, to look at only."""
     return json.loads(body)
-
-
-def _uncounted(metrics: Metrics, name: str, unit: Any, value: float) -> None:
-    """Take the place of a metric that nobody reads."""
 
 
 def _failed(answer: Any, ids: list[str], partial: bool) -> set[str]:

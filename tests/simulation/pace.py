@@ -174,6 +174,8 @@ class Pace:
             at_ms = int(item["pushed_at"]["N"]) if "pushed_at" in item else 0
             self._settle_pushed((of.partition("#")[0], item["sk"]["S"]), at_ms)
         elements = item.get("pending", {}).get("SS", ())
+        if not elements:
+            return
         most = PENDING_MAX_SMALL if self.run.scenario.small else PENDING_MAX
         for stream, group in marks.by_stream(elements).items():
             require(

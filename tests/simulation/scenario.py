@@ -74,7 +74,7 @@ HEALING_MAX = 120
 
 
 #: One of so many runs heals with a tick each minute; the others where a tick may do something.
-PATIENT = 8
+PATIENT = 16
 
 #: One of so many runs, at least, goes on until nothing is to be read once more.
 SETTLED = 4
@@ -215,7 +215,7 @@ def calm(seed: int) -> Scenario:
     return Scenario(
         seed,
         upstreams=(chance.choice(names),),
-        minutes=chance.choice((2, 2, 3)),
+        minutes=chance.choice((1, 2, 2)),
         mutations=chance.randrange(1, 5),
         streams=1,
         moving=chance.choice((0.0, 0.3)),
@@ -505,7 +505,7 @@ class Asking(Http):
         run = self._run_
         if run.scenario.sick == "silent" and run.ails(run.world.current):
             return min(DEADLINE_MS, left_ms)
-        return min(run.world.takes_ms(Limits().request_s), left_ms)
+        return min(run.world.takes_ms(DEADLINE_MS / 1000), left_ms)
 
     def _fail(self, sick: str) -> Response:
         """Answer as one that is sick does."""
@@ -980,7 +980,8 @@ class Run:
             # At first there may be nothing yet that it could happen to.
             if any(one.journal for one in self.upstreams):
                 break
-        self._notify(self._chance(f"notify {why} {self._happened[why]}"))
+        if self.scenario.pushes:
+            self._notify(self._chance(f"notify {why} {self._happened[why]}"))
         self.world.current = current
 
     def _notify(self, chance: random.Random) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 
@@ -77,7 +78,7 @@ class Statement:
     principals: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FunctionSpec:
     """
     A function.
@@ -115,6 +116,11 @@ class FunctionSpec:
     retries: int = 0
     role: str = ""
     log_group: str = ""
+
+    @cached_property
+    def kind(self) -> tuple[Any, ...]:
+        """What tells its code from another's: its stage, and the variables of its environment."""
+        return (self.stage, *sorted(self.environment.items()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,7 @@ class Upstream:
         self.interval_s, self.reconciles = scenario.interval_s, scenario.reconciles
         self.scenario = scenario
         self._make(chance, scenario.accounts)
+        self._connections = self._connect()
         self.note()
         self.journal.clear()
         self.stirred.clear()
@@ -129,7 +130,10 @@ class Upstream:
         return ()
 
     def connections(self) -> list[Connection]:
-        """Make the connections that all of its accounts are registered with."""
+        """Give the connections that all of its accounts are registered with."""
+        return self._connections
+
+    def _connect(self) -> list[Connection]:
         interval_s, given = self.interval_s, self.scenario
         first = Connection(
             self.name,

@@ -14,6 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -47,6 +48,7 @@ ENTRIES = {
 }
 
 NONE: frozenset[str] = frozenset()
+NOTHING: Mapping[Any, Any] = {}
 
 #: Calls that may write the cursor of a stream.
 WRITES = ("UpdateItem", "TransactWriteItems")
@@ -140,6 +142,7 @@ class Process:
     tried: list[Any] = field(default_factory=list)
     done: list[Any] = field(default_factory=list)
     unasked: bool = False
+    body: Callable[[], None] | None = None
     thread: greenlet | None = None
     began_step: int = 0
     ended_step: int = -1
@@ -205,6 +208,8 @@ class World:
 
         is_terse: Only what goes wrong is logged.
 
+        calls: To AWS, from anywhere on: each of all may be one that is looked at.
+
         validates: The parameters of each call are looked at as botocore does.
 
         reached: How often each thing of note happened.
@@ -215,6 +220,8 @@ class World:
 
         others_ms: Asked for the next instant at which something else is to be done than to go on
             with a process.
+
+        permitted: Who was allowed what by now.
 
         turns, faults: Where it is drawn from who goes on and when, and what goes wrong.
         poisoned: The queue that has a message that is no job; empty for none.
@@ -235,6 +242,7 @@ class World:
         self.aws.delivers = self._delivers
         self.aws.page_bytes = knobs.page_bytes or self.aws.page_bytes
         self.steps = 0
+        self.calls = zlib.crc32(b"%d" % seed)
         self.healthy = False
         self.injected: Counter[str] = Counter()
         self.reached: Counter[str] = Counter()
@@ -255,7 +263,9 @@ class World:
         self._outboxes: dict[tuple[str, str], Process | None] = {}
         self._main = getcurrent()
         self._permissions = _permissions(deployed)
-        self._permitted: set[tuple[str, object]] = set()
+        self.permitted: set[tuple[str, object]] = set()
+        # As its `randrange` draws, which looks at its arguments each time.
+        self._below_39 = partial(self.turns._randbelow, 39)  # type: ignore[attr-defined]
         self._kinds = list(knobs.weights)
         self._weights = list(knobs.weights.values())
 
@@ -282,17 +292,22 @@ class World:
         process = self.current
         if process is None:
             return effect()
+        fault = self._turn(process, kind, takes_ms)
+        return self._have(process, fault, effect, error) if fault else effect()
+
+    def _turn(self, process: Process, kind: str, takes_ms: int = 0) -> str:
+        """Let the others go on before a side effect; return the fault that strikes it, if any."""
         if process.dead:
             raise Died
         number, self.steps = self.steps, self.steps + 1
-        fault = self._fault(number)
-        process.wake_ms = self.now_ms + self.turns.randrange(1, 40) + takes_ms
+        fault = "" if self.healthy else self._fault(number)
+        process.wake_ms = self.now_ms + self._below_39() + 1 + takes_ms
         if fault:
             self.injected[fault] += 1
             process.struck |= kind != "http"
             self.trace.append(f"{number} {process.spec.name} {kind} {fault}")
         self._wait(process)
-        return self._have(process, fault, effect, error) if fault else effect()
+        return fault
 
     def sleep(self, seconds: float) -> None:
         """Have the process at work wait; the others go on."""
@@ -325,8 +340,6 @@ class World:
         return effect() if fault == DUPLICATE else found
 
     def _fault(self, number: int) -> str:
-        if self.healthy:
-            return ""
         if self.plan is not None:
             return self.plan.get(number, "")
         if self.faults.random() >= self.knobs.fault:
@@ -346,12 +359,13 @@ class World:
 
     def _is_next(self, process: Process) -> bool:
         """Tell whether a process would be the next to go on: then nobody need be asked to."""
+        if self.touched:
+            return False
         wake_ms = process.wake_ms
-        return (
-            not self.touched
-            and all(one.wake_ms > wake_ms for one in self.processes if one is not process)
-            and wake_ms < self.others_ms()
-        )
+        for one in self.processes:
+            if one.wake_ms <= wake_ms and one is not process:
+                return False
+        return wake_ms < self.others_ms()
 
     def _die(self, process: Process) -> None:
         process.dead = True
@@ -397,6 +411,13 @@ class World:
             ClientError: AWS's own, or a fault's.
         """
 
+        self.calls += 1
+        process = self.current
+        if process is None:
+            return self._effect(service, operation, params)
+        fault = self._turn(process, operation)
+        if not fault:
+            return self._effect(service, operation, params)
         done = False
 
         def error() -> ClientError:
@@ -408,22 +429,27 @@ class World:
 
         def effect() -> Any:
             nonlocal done
-            self._authorize(service, operation, params)
-            for witness in self.witnesses:
-                witness(self.current, service, operation, params)
-            written = _cursors(operation, params) if operation in WRITES else ()
-            cursors = {at: self._progress(at) for at in written}
-            answer = self._fenced(service, operation, params, cursors)
+            answer = self._effect(service, operation, params)
             done = True
-            for at, before in cursors.items():
-                for watcher in self.watchers:
-                    watcher(*at, before, self._progress(at))
-            self._note(operation, params)
-            if service == "sqs":
-                self._touch(operation, params["QueueUrl"])
             return answer
 
-        return self.step(f"{service}.{operation}", effect, error)
+        return self._have(process, fault, effect, error)
+
+    def _effect(self, service: str, operation: str, params: Mapping[str, Any]) -> Any:
+        """Do a call, and have everybody look at it."""
+        self._authorize(service, operation, params)
+        for witness in self.witnesses:
+            witness(self.current, service, operation, params)
+        written = _cursors(operation, params) if operation in WRITES else ()
+        cursors = {at: self._progress(at) for at in written} if written else NOTHING
+        answer = self._fenced(service, operation, params, cursors)
+        for at, before in cursors.items():
+            for watcher in self.watchers:
+                watcher(*at, before, self._progress(at))
+        self._note(operation, params)
+        if service == "sqs":
+            self._touch(operation, params["QueueUrl"])
+        return answer
 
     def _touch(self, operation: str, url: str) -> None:
         self.touched.add(url.rpartition("/")[2])
@@ -483,6 +509,8 @@ class World:
         elif operation == "TransactWriteItems":
             parts = frozenset([kind for one in params["TransactItems"] for kind in one])
         known = (service, operation, params.get("QueueUrl"), parts, context)
+        if (process.spec.name, known) in self.permitted:
+            return
 
         def wanted() -> list[Need]:
             own = needs(service, operation, params, self.deployed)
@@ -503,8 +531,6 @@ class World:
         Args:
             known: What is wanted follows from it.
         """
-        if (name, known) in self._permitted:
-            return
         permissions = self._permissions
         if (name, known) not in permissions:
             every = wanted()
@@ -514,7 +540,7 @@ class World:
         self.used |= used
         for action, resource, _ in missing:
             raise Broken(f"I12: {name} may not {action} on {resource}")
-        self._permitted.add((name, known))
+        self.permitted.add((name, known))
 
     def _answer(self, service: str, operation: str, params: Mapping[str, Any]) -> Any:
         """Do a call; of a batch, one entry may be refused, or be said to be though it was taken."""
@@ -580,15 +606,16 @@ class World:
             # What a process that is gone would have answered reaches nobody.
             process.ended(process, None if process.dead else answer)
 
-        process.thread = greenlet(body)
+        process.body = body
         self.processes.append(process)
         return process
 
     def resume(self, process: Process) -> None:
-        assert process.thread is not None
+        if process.thread is None:
+            process.thread = _idle.pop() if _idle else greenlet(_serve)
         self.current = process
         try:
-            process.thread.switch()
+            process.thread.switch(process.body)  # It heeds the first of these only.
         finally:
             self.current = None
 
@@ -596,8 +623,23 @@ class World:
         """End all that is still at work, as when a test is over."""
         for process in list(self.processes):
             process.dead = True
-            if process.thread:  # It has begun, and has not ended.
+            if process.thread:
                 process.thread.throw(Died)
+
+
+#: Those that have nothing to do: the stack of a new one takes longer than much of what is done.
+_idle: list[greenlet] = []
+
+
+def _serve(body: Callable[[], None]) -> None:
+    """Do what a greenlet is given, one after the other."""
+    here = getcurrent()
+    assert here.parent
+    while True:
+        body()
+        del body  # It holds on to all of its run.
+        _idle.append(here)
+        body = here.parent.switch()
 
 
 def _cursors(operation: str, params: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -29,12 +29,17 @@ NAMESPACE: Final = uuid.UUID("6f0f3a3e-4f0b-5d53-9a52-70c1f0d6a7b4")
 #: SNS takes 256 KiB a message, attributes included; eight attributes and their names stay below 4.
 EVENT_BYTES_MAX: Final = 252 * 1024
 
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
 COUNTS: Final = {"created": "newCount", "updated": "updatedCount", "deleted": "deletedCount"}
+
+
+_write: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 def canonical(value: Any) -> str:
     """Write a JSON value in the one way that is hashed: ASCII, keys sorted, no spaces."""
-    return json.dumps(value, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+    return _write(value)
 
 
 def digest(row: Row, volatile: frozenset[str] = frozenset()) -> str:
@@ -46,7 +51,7 @@ def digest(row: Row, volatile: frozenset[str] = frozenset()) -> str:
 
 def iso(at_ms: int) -> str:
     """Write an instant as RFC 3339 with milliseconds, as in ``2016-10-26T16:46:29.437Z``."""
-    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=at_ms)
+    at = EPOCH + timedelta(milliseconds=at_ms)
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

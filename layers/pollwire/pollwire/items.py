@@ -500,7 +500,8 @@ def cursor_update(table: str, pk: str, old: StreamState, new: StreamState) -> di
 
 
 def _pack_events(events: Sequence[Event]) -> bytes:
-    return zlib.compress(json.dumps([asdict(event) for event in events]).encode(), 1)
+    said = [{name: getattr(event, name) for name in event.__slots__} for event in events]
+    return zlib.compress(json.dumps(said).encode(), 1)
 
 
 def _unpack_events(packed: bytes) -> tuple[Event, ...]:

@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -258,7 +257,7 @@ def _fields(body: str, kinds: dict[str, type], **otherwise: Any) -> dict[str, An
 
 
 def _message(job: CheckJob | DeltaJob) -> str:
-    return json.dumps({one.name: getattr(job, one.name) for one in fields(job)})
+    return json.dumps({name: getattr(job, name) for name in job.__slots__})
 
 
 def _require_sane(name: str, value: object) -> None:

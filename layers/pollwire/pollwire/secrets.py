@@ -78,7 +78,9 @@ class Sealer:
 
     def __init__(self, client: KMSClient, key: str, clock: Callable[[], int]) -> None:
         # Its debug log has whole requests and answers: what is sealed, and what was opened.
-        logging.getLogger("botocore").setLevel(logging.INFO)
+        botocore = logging.getLogger("botocore")
+        if botocore.level != logging.INFO:
+            botocore.setLevel(logging.INFO)
         self.calls = 0
         self._client = client
         self._key = key

@@ -135,6 +135,8 @@ class World:
         """Slow a connection down to what its provider can tell anything new in."""
         provider = self.providers.get(connection.provider)
         fastest_s = provider.fastest_s if provider else 1
+        if fastest_s <= connection.interval_s <= connection.slowest_s:
+            return connection
         interval_s = max(connection.interval_s, fastest_s)
         return replace(
             connection, interval_s=interval_s, slowest_s=max(connection.slowest_s, interval_s)
