@@ -27,7 +27,7 @@ from tests.simulation.world import FAULTS
 #: Families of scenarios, and how many of sixty runs are of them. Small ones find nearly
 #: everything, and much sooner.
 MIX = (
-    *["swarm"] * 46, *["calm"] * 6, *["neighbours"] * 3, "paged", "fleet", "hour", "outage",
+    *["swarm"] * 48, *["calm"] * 5, *["neighbours"] * 2, "paged", "fleet", "hour", "outage",
     "pushed",
 )  # fmt: skip
 

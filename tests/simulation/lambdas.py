@@ -25,7 +25,7 @@ from aws_lambda_powertools import Logger
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 from botocore.validate import ParamValidator
-from pollwire import pipeline, push, queues
+from pollwire import batches, pipeline, push, queues
 from pollwire.batches import Metrics
 from pollwire.http import Hosts
 from pollwire.providers import Provider
@@ -136,7 +136,9 @@ def _unheard(*_: Any, **__: Any) -> None:
 
 
 #: What takes the place of what in a run that nobody reads about.
-UNHEARD = ((Metrics, "add_metric", _unheard), (Logger, "info", _unheard))
+UNHEARD = (
+    (batches, "count", _unheard), (Metrics, "add_metric", _unheard), (Logger, "info", _unheard),
+)  # fmt: skip
 
 
 @contextmanager

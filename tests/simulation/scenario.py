@@ -332,7 +332,7 @@ def swarm(seed: int) -> Scenario:
         refused=sometimes(0.2),
         **platform(seed),
     )
-    is_large = chance.random() < 0.005
+    is_large = chance.random() < 0.003
     given = Scenario(
         seed,
         upstreams=tuple(chance.sample(names, chance.choice((1, 2)) if is_large else 1)),
@@ -342,16 +342,16 @@ def swarm(seed: int) -> Scenario:
         mutations=chance.randrange(2, 9) if is_large else chance.randrange(1, 4),
         interval_s=20 if is_large else 60,
         moving=sometimes(0.2),
-        reconciles=chance.random() < 0.12,
+        reconciles=chance.random() < 0.09,
         listed_s=chance.choice((0, 60)),
         backfill=chance.random() < 0.6,
         watches=chance.random() < 0.1,
         hostile=chance.random() < 0.15,
         skew_s=chance.choice(SKEWS),
-        replays=random.Random(f"replays {seed}").random() < 0.15,
+        replays=random.Random(f"replays {seed}").random() < 0.1,
         knobs=knobs,
     )
-    if chance.random() < 0.04:
+    if chance.random() < 0.025:
         names = [chance.choice(("ringcentral", "kirimdev"))]
         small = {"accounts": 2, "interval_s": 20, "minutes": 2}
         return replace(given, tight=True, upstreams=tuple(names), watches=False, **small)

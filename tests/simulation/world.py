@@ -64,7 +64,7 @@ _PERMITTED: dict[int, tuple[Deployed, dict[Any, tuple[set[Used], list[Need]]]]] 
 
 
 #: One of so many runs logs what goes well, too.
-TALKATIVE = 8
+TALKATIVE = 16
 
 #: One of so many planned runs has all of its calls validated.
 VALIDATED = 8
