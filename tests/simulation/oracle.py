@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -49,6 +50,8 @@ CALLS_MAX = 7
 #: What a call keeps as long as it lives.
 CALL = ("id", "sessionId", "telephonySessionId", "partyId", "from", "to", "direction")
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 #: A provider's ``Date`` is cut to seconds.
 SECOND_MS = 1_000
 
@@ -78,7 +81,7 @@ class State:
 
 
 def iso(at_ms: int) -> str:
-    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=at_ms)
+    at = EPOCH + timedelta(milliseconds=at_ms)
     return at.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
@@ -289,8 +292,8 @@ def _in_time(stream: tuple[str, str, str], news: list[Fields]) -> None:
         if "deleted" in (first["change"], second["change"]) or stream[2] == "presence":
             continue
         late = one["timestamp"] == other["timestamp"]
-        late = late and first["lastUpdated"] > second["lastUpdated"]
-        require(not late, f"I2: {stream}: {first} before {second}")
+        if late and first["lastUpdated"] > second["lastUpdated"]:
+            raise Broken(f"I2: {stream}: {first} before {second}")
 
 
 def _walk(
@@ -307,8 +310,8 @@ def _walk(
             raise Broken(
                 f"I2: {thing} went back to {body}" if known else f"I3: {thing} never was {body}"
             )
-        again = number > 1 and _is_repeated(thing, news[number - 2]["body"], body)
-        require(not again, f"I3: {thing} was told twice to be {body}")
+        if number > 1 and _is_repeated(thing, news[number - 2]["body"], body):
+            raise Broken(f"I3: {thing} was told twice to be {body}")
         place = found[0] if ordered else 0
         yield event, states[found[0]]
 
@@ -352,10 +355,8 @@ def _said(thing: Thing, body: Fields) -> Fields:
 def _instants(thing: Thing, event: Fields, state: State, states: list[State], skew_ms: int) -> None:
     decided, updated = event["timestamp"], event["body"]["lastUpdated"]
     arrived = iso(event["arrived_ms"])
-    require(
-        iso(state.since_ms) <= decided <= arrived,
-        f"I3: {thing} was {state} and arrived at {arrived}, decided at {decided}",
-    )
+    if not iso(state.since_ms) <= decided <= arrived:
+        raise Broken(f"I3: {thing} was {state} and arrived at {arrived}, decided at {decided}")
     if state.deleted:
         made_ms = min((one.at_ms for one in states if one.at_ms), default=states[0].since_ms)
         # Some rows bear the date of tomorrow.
@@ -363,7 +364,8 @@ def _instants(thing: Thing, event: Fields, state: State, states: list[State], sk
         holds = iso(made_ms - abs(skew_ms) - SECOND_MS) <= updated <= iso(latest_ms)
     else:
         holds = updated == (iso(state.at_ms) if state.at_ms else decided)
-    require(holds, f"I3: {thing}: lastUpdated {updated} of {state}")
+    if not holds:
+        raise Broken(f"I3: {thing}: lastUpdated {updated} of {state}")
 
 
 def envelope(run: Run, upstream: Upstream, thing: Thing, event: Fields, state: State) -> None:
@@ -386,7 +388,7 @@ def envelope(run: Run, upstream: Upstream, thing: Thing, event: Fields, state: S
     expected: Fields = {
         "attributes": {name: value for name, value in attributes.items() if value},
         "event": _path(upstream.name, owner, account, stream, state),
-        "subscriptionId": str(uuid.uuid5(NAMESPACE, run.world.deployed.topic)),
+        "subscriptionId": _subscription_id(run.world.deployed.topic),
         "dedup": event["uuid"],
     }
     differs = [name for name, value in expected.items() if event[name] != value]
@@ -399,6 +401,11 @@ def envelope(run: Run, upstream: Upstream, thing: Thing, event: Fields, state: S
     }
     differs = [name for name, value in inner.items() if body[name] != value]
     require(not differs, f"I3: {thing}: {[(one, body[one], inner[one]) for one in differs]}")
+
+
+@cache
+def _subscription_id(topic: str) -> str:
+    return str(uuid.uuid5(NAMESPACE, topic))
 
 
 def _path(provider: str, owner: str, account: str, stream: str, state: State) -> str:
@@ -441,17 +448,19 @@ def ends(run: Run, connection: str, upstream: Upstream, told: Mapping[Thing, lis
         elif not (states[-1].deleted or thing[:3] in gaps or is_crowded(upstream, thing)):
             at_ms = run.baselines_ms.get("stream#{}#{}#{}".format(*thing[:3]), 0)
             before = [one.content for one in states if one.since_ms <= at_ms]
-            kept = not run.scenario.backfill and states[-1].content in before
-            require(kept, f"I1: {thing} is {states[-1]} and was never told")
+            if run.scenario.backfill or states[-1].content not in before:
+                raise Broken(f"I1: {thing} is {states[-1]} and was never told")
 
 
 def _is_last(thing: Thing, body: Fields, state: State) -> None:
     is_told = body["change"] == "deleted"
-    require(is_told == state.deleted, f"I1: {thing} is {state}, told was {body}")
+    if is_told != state.deleted:
+        raise Broken(f"I1: {thing} is {state}, told was {body}")
     if is_told:
         return  # What becomes of it afterwards is no news.
     said = _said(thing, body)
-    require(said == state.content, f"I1: {thing} is {state.content}, told was {said}")
+    if said != state.content:
+        raise Broken(f"I1: {thing} is {state.content}, told was {said}")
 
 
 def is_crowded(upstream: Upstream, thing: tuple[str, ...]) -> bool:
