@@ -1015,6 +1015,24 @@ def test_a_cursor_that_expires_costs_a_restart(stage):
     assert ({one[3] for one in said}, len(said)) == (rows, 110)
 
 
+@pytest.mark.parametrize(
+    "status", [pytest.param(one, id=f"X18-place-{one}") for one in (401, 410, 500)]
+)
+def test_a_saved_place_that_is_refused_for_ever_holds_nothing_up_for_ever(stage, status):
+    scene = stage("kirimdev")
+    first = scene.change(scene.bad)
+    scene.lie(edits(lambda body: body.update(has_more=True, next_cursor="stale")), "delta")
+    scene.hostile.on("cursor=stale", reply=says(b"", 503))
+    scene.tells(scene.created(scene.bad, first), rounds=1)
+    refused = scene.hostile.on("cursor=stale", reply=says(b"{}", status), times=FOREVER)
+    later = scene.change(scene.bad)
+    for _ in range(12):
+        scene.poll(900)
+    assert scene.said() == [scene.created(scene.bad, later)]
+    assert 1 <= refused.used <= 5
+    assert scene.standing().failures == 0
+
+
 @case("E48-more-of-nothing")
 def test_more_of_nothing_is_waited_for(stage):
     scene = stage("intelli")

@@ -57,6 +57,9 @@ TURN_MS_MAX, TURN_MS_MIN = 5_000, 1_000
 #: them are the same pages over and over.
 REPEATS_MAX = 2
 
+#: Failures in a row after which a saved place is given up: it may be what is refused.
+PLACE_TRIES = 5
+
 #: Records and unreadable rows that fit into one transaction beside the cursor, some room kept.
 PUTS_MAX = 90
 
@@ -166,7 +169,7 @@ class Delta:
         """
         # Opened only now: what was decided before needs no credential to go out.
         account = self._world.account(self._connection, self._provider, self._standing, opened=True)
-        drain = self._state.drain or self._begin(account)
+        drain = self._saved() or self._begin(account)
         # What earlier invocations of a long drain listed is not remembered.
         listed: set[str] | None = None if drain.resume or not drain.full else set()
         start = Start(drain.since_ms, drain.place, drain.resume)
@@ -243,6 +246,9 @@ class Delta:
         if response.spent_s:
             self._spent[request.budget] = response.spent_s
         return response
+
+    def _saved(self) -> Drain | None:
+        return self._state.drain if self._state.failures < PLACE_TRIES else None
 
     def _begin(self, account: Account) -> Drain:
         state, now_ms = self._state, self._world.clock()
