@@ -532,6 +532,57 @@ def test_an_account_that_is_removed_while_its_job_runs_stays_removed(shop, at, r
     assert shop.system.depths() == {}
 
 
+# Items that nobody of this version has written
+
+
+def rewrite(scene, pk, sk, **attributes):
+    """Change an item of the table by hand; a new one is like that of the scene."""
+    like = scene.connection.name if pk == "connection" else sk
+    item = scene.system.table()[(pk, like)]
+    item |= {"sk": {"S": sk}} | {name: {"S": text} for name, text in attributes.items()}
+    scene.system.dynamodb.put_item(TableName=scene.system.environment["TABLE_NAME"], Item=item)
+
+
+DEEP = '{"fields": ' + "[" * 5_000
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        pytest.param("settings", "[]", id="X19-settings-list"),
+        pytest.param("settings", '{"fields": 7}', id="X19-settings-number"),
+        pytest.param("settings", DEEP, id="X19-settings-deep"),
+        pytest.param("hosts", "null", id="X19-hosts-null"),
+        pytest.param("hosts", '{"api": 7}', id="X19-hosts-number"),
+        pytest.param("hosts", DEEP, id="X19-hosts-deep"),
+    ],
+)
+def test_a_connection_that_cannot_be_read_stops_no_other(shop, name, text):
+    rewrite(shop, "connection", "odd", **{name: text})
+    mine = shop.change(ANN)
+    tick(shop, 2)
+    assert shop.logs()[-1]["counts"]["broken"] == 1
+    run(shop)
+    assert shop.said() == [shop.created(ANN, mine)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("[]", id="X20-list"),
+        pytest.param('{"fields": 7}', id="X20-number"),
+        pytest.param('{"fields": null}', id="X20-null"),
+        pytest.param(DEEP, id="X20-deep"),
+    ],
+)
+def test_an_account_whose_settings_are_odd_stops_no_other(shop, text):
+    rewrite(shop, "shard#shop#0", ANN, settings=text)
+    shop.change(ANN)
+    others = shop.change(BOB)
+    shop.poll()
+    assert shop.said() == [shop.created(BOB, others)]
+
+
 # The list itself
 
 

@@ -357,7 +357,7 @@ class Delta:
     def _unwatch(self, pages: list[Page]) -> None:
         final = {row.id for page in pages for row in page.rows if row.final}
         alive = watched(self._standing, self._world.clock()) - final
-        done = [one for one in self._standing.watched if one.split("@", 1)[1] not in alive]
+        done = [one for one in self._standing.watched if one.partition("@")[2] not in alive]
         if done:
             self._world.state.unwatch(self._job, done)
 

@@ -40,6 +40,7 @@ from pollwire.due import pushed_due_ms
 from pollwire.errors import Conflict, Malformed, Misconfigured, Retryable, Unasked
 from pollwire.items import (
     CHECKED,
+    UNREADABLE,
     Item,
     Standing,
     StreamState,
@@ -119,7 +120,7 @@ class State:
         for item in self._query("connection"):
             try:
                 connections.append(read_connection(item))
-            except (Misconfigured, KeyError, ValueError):
+            except (Misconfigured, *UNREADABLE):
                 broken.append(item["sk"]["S"])
         return connections, broken
 
@@ -205,7 +206,7 @@ class State:
         for item in self._query(pk, only=account, names=names, consistent=consistent):
             try:
                 standings.append(read_standing(item, instants))
-            except (KeyError, ValueError, TypeError, AttributeError):
+            except UNREADABLE:
                 broken.append(item["sk"]["S"])
         return standings, broken
 
