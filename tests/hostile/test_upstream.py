@@ -674,6 +674,7 @@ def adds(root, **row):
         pytest.param(" ", id="C33-blank"),
         pytest.param(None, id="C33-null"),
         pytest.param("x" * 10_240, id="C33-10-KB"),
+        pytest.param(10**4_000, id="C33-4001-digits"),
         pytest.param("\ud800", id="C30-id-of-half-a-character"),
     ],
 )
@@ -1280,6 +1281,19 @@ def test_a_row_that_nests_stops_no_other(shop, depth):
     assert told or shop.bad_rows() or shop.not_before_ms() > shop.system.clock()
 
 
+@case("X4-settings-500-deep")
+def test_an_object_that_nests_costs_one_poll(stage):
+    scene = stage("youmail", stream="settings")
+    scene.hostile.simulator.change_settings(ANN, language="en")
+    deep = "[" * 500 + "]" * 500
+    scene.lie(says(f'{{"settings": {{"a": {deep}}}}}'.encode()), "delta")
+    scene.poll()
+    assert scene.said() == []
+    assert scene.shown(ANN, "cursor")["cursor"]["trouble"]["S"].startswith("Malformed: ")
+    scene.hostile.heal()
+    scene.tells((ANN, "settings", "updated", "settings"))
+
+
 @pytest.mark.parametrize(
     "direction",
     [
@@ -1351,6 +1365,7 @@ def test_a_token_that_cannot_be_kept_stops_no_other(stage, token, at):
     [
         pytest.param("x" * 1_000_000, id="X7-cursor-1-MB"),
         pytest.param(7, id="X7-cursor-number"),
+        pytest.param("\ud800", id="X7-cursor-half-a-character"),
     ],
 )
 def test_a_cursor_that_cannot_be_sent_back_costs_one_poll(stage, cursor):

@@ -222,6 +222,8 @@ class Delta:
         """Turn a page. If that fails, what was read before is told; but not of a full listing."""
         try:
             return next(found, None)
+        except RecursionError:
+            raise Malformed("the answer nests too deep") from None
         except Retryable:
             if pages and not (drain.full and self._state.drained_ms):
                 self._write_part(drain, pages)

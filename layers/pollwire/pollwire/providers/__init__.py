@@ -154,7 +154,7 @@ def canonical_id(value: object, field: str = "id") -> str:
         Malformed: It is no id.
     """
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+        value = str(value)
     if isinstance(value, str) and value.strip() and not _SURROGATE.search(value):
         if len(value) <= ID_CHARS_MAX:
             return value
@@ -256,10 +256,11 @@ def _encodable(row: Row) -> Row:
     for name in ("id", "updated_at", "type", "direction", "extension"):
         if _SURROGATE.search(getattr(row, name)):
             raise Malformed(f"{name}: it holds half a character")
-    for name in ("updated_at", "extension"):
-        if len(getattr(row, name)) > ID_CHARS_MAX:
-            raise Malformed(f"{name}: more than {ID_CHARS_MAX} characters")
+    if len(row.updated_at) > ID_CHARS_MAX:
+        raise Malformed(f"updated_at: more than {ID_CHARS_MAX} characters")
     # A filter attribute is a word; whatever else was said is in the body.
+    if _word(row.extension) != row.extension:
+        raise Malformed(f"extension: a word of at most {WORD_CHARS_MAX} characters is expected")
     words = (_word(row.type), _word(row.direction))
     if words != (row.type, row.direction):
         row = replace(row, type=words[0], direction=words[1])
