@@ -1390,6 +1390,13 @@ def test_many_rows_that_cannot_be_read_are_all_recorded(shop):
     assert len(shop.bad_rows()) == 250
 
 
+@pytest.mark.parametrize("provider", PROVIDERS[:2])
+@case("X22-nothing-but-unreadable-rows")
+def test_so_many_rows_that_cannot_be_read_are_no_answer(stage, provider):
+    reply = edits(lambda body: body.update({ROOTS[provider]: [{}] * 2_000}))
+    stage(provider).fails(reply, "delta", counted="malformed")
+
+
 @case("X10-longer-page-than-asked-for")
 def test_a_list_without_pages_is_read_once(stage):
     scene = stage("youmail", paging="none")

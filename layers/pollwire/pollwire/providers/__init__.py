@@ -37,6 +37,9 @@ from pollwire.model import (
 #: An id goes into every event, a truncated one as well; no provider's is near this.
 ID_CHARS_MAX = 1_000
 
+#: Of one list: each is recorded, and takes more room than its few bytes in the answer.
+BAD_ROWS_MAX = 1_000
+
 #: What is kept of a row for the event that says it is gone; and a type's or a direction's name.
 KEEP_CHARS_MAX = 16_000
 WORD_CHARS_MAX = 64
@@ -209,12 +212,15 @@ def rows_of(
         raw_rows: The list as it came. An absent list is not an empty one.
 
     Raises:
-        Malformed: It is no list.
+        Malformed: It is no list, or too many rows cannot be read.
     """
     if not isinstance(raw_rows, list):
         raise Malformed(f"{field}: a list is expected, not {_kind(raw_rows)}")
-    rows, bad = [], []
+    rows: list[Row] = []
+    bad: list[BadRow] = []
     for raw_row in raw_rows:
+        if len(bad) == BAD_ROWS_MAX:
+            raise Malformed(f"{field}: {BAD_ROWS_MAX} rows cannot be read")
         try:
             if not isinstance(raw_row, dict):
                 raise Malformed(f"{field}: a row is an object, not {_kind(raw_row)}")
