@@ -53,10 +53,11 @@ def refusal(code, operation="X"):
 # The schedule
 
 
-def tick(scene, minutes=1):
+def tick(scene, minutes=1, event=...):
     """Let the scheduler tick for the minute that is about to end: nothing of it lies ahead."""
     scene.system.clock.now_ms = (scene.system.clock() // MINUTE_MS + minutes) * MINUTE_MS - 1
-    scene.system.tick(time=iso(scene.system.clock() // MINUTE_MS * MINUTE_MS))
+    minute = {"time": iso(scene.system.clock() // MINUTE_MS * MINUTE_MS)}
+    scene.system.invoke("schedule", minute if event is ... else event)
 
 
 def run(scene):
@@ -89,6 +90,23 @@ def test_a_tick_that_comes_late_harms_nothing(shop):
 def test_ticks_that_never_come_delay_and_lose_nothing(shop):
     mine = shop.change(ANN)
     tick(shop, 30)
+    run(shop)
+    assert shop.said() == [shop.created(ANN, mine)]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        pytest.param(None, id="X23-nothing"),
+        pytest.param([], id="X23-list"),
+        pytest.param({"time": ["canary"]}, id="X23-time-list"),
+        pytest.param({"time": "0001-01-01T00:00:00+14:00"}, id="X23-time-before-year-1"),
+        pytest.param({"time": "2100-01-01T00:00:00Z"}, id="X23-time-to-come"),
+    ],
+)
+def test_a_tick_that_does_not_say_when_is_for_this_minute(shop, event):
+    mine = shop.change(ANN)
+    tick(shop, 2, event)
     run(shop)
     assert shop.said() == [shop.created(ANN, mine)]
 

@@ -37,6 +37,10 @@ def require_texts(values: Mapping[str, str], where: str) -> None:
             raise Misconfigured(f'{where}.{name}: a text is expected, as "{value}"')
 
 
+#: Of settings, names and values: every check reads those of all accounts.
+SETTINGS_CHARS_MAX: Final = 4_000
+
+
 def require_known(settings: Mapping[str, str], where: str) -> None:
     """
     Refuse settings that cannot be registered; what is stored already is read as it is.
@@ -48,6 +52,10 @@ def require_known(settings: Mapping[str, str], where: str) -> None:
     if settings.get("backfill", "false") not in ("true", "false"):
         # Another word would be no, and what there is at first is not told later.
         raise Misconfigured(f'{where}.settings.backfill: "true" or "false"')
+    if sum(map(len, (*settings, *settings.values()))) > SETTINGS_CHARS_MAX:
+        raise Misconfigured(
+            f"{where}.settings: {SETTINGS_CHARS_MAX} characters at most; shorten them"
+        )
 
 
 def _nothing() -> Mapping[str, str]:
