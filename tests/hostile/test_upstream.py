@@ -1002,6 +1002,31 @@ def test_a_list_without_an_end_is_given_up(stage, rows, fresh):
     stage("kirimdev").fails(reply, "delta", counted="malformed", most=20)
 
 
+@case("X24-nothing-between-the-same")
+def test_a_list_that_says_nothing_between_the_same_again_is_given_up(stage):
+    number = itertools.count()
+
+    def reply(real):
+        page = next(number)
+        rows = [] if page % 2 else [{"id": "odd", "updated_at": "2027-01-15T08:00:01.000Z"}]
+        body = {"data": rows, "has_more": True, "next_cursor": f"cursor-{page}"}
+        return says(json.dumps(body).encode())(real)
+
+    scene = stage("kirimdev")
+    scene.lie(reply, "delta", 20)
+    scene.change(scene.bad)
+    others = scene.change(scene.good)
+    scene.poll()
+    told = {scene.created(scene.bad, "odd"), scene.created(scene.good, others)}
+    assert set(scene.said()) == told
+    assert next(number) < 20
+    assert scene.not_before_ms() > scene.system.clock()
+    scene.hostile.heal()
+    mine = scene.change(scene.bad)
+    scene.poll(900)
+    assert scene.created(scene.bad, mine) in scene.said()
+
+
 @case("E47-cursor-expires")
 def test_a_cursor_that_expires_costs_a_restart(stage):
     scene = stage("kirimdev")

@@ -188,7 +188,7 @@ class Delta:
             newest_ms = max(drain.newest_ms, decide.newest_ms(page.rows, clock_ms))
             drain = replace(drain, newest_ms=newest_ms, resume=page.resume, pages=drain.pages + 1)
             versions = _versions(page)
-            repeats = repeats + 1 if page.resume and page.rows and versions <= told else 0
+            repeats = repeats + bool(page.resume and page.rows) if versions <= told else 0
             if repeats > REPEATS_MAX and not page.steps:
                 self._write_part(drain, pages)
                 self._commit(replace(self._state, drain=None))
