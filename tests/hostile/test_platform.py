@@ -410,6 +410,50 @@ def test_a_table_that_fails_a_check_loses_nothing(shop, call):
     assert {one[3] for one in shop.said()} == rows
 
 
+@case("X25-answer-lost")
+def test_a_table_that_does_not_answer_for_one_account_holds_up_no_other(shop):
+    rows = {account: shop.change(account) for account in (ANN, BOB)}
+    shop.system.clock.advance(60)
+    shop.system.faults["update_item"] = at_call(1, dies_after(LOST))
+    assert shop.check() == 0
+    shop.system.faults.clear()
+    shop.run_deltas()
+    first = shop.said()
+    assert len(first) == 1
+    for _ in range(3):
+        shop.poll()
+    assert {*first, *shop.said()} == {shop.created(*one) for one in rows.items()}
+
+
+@pytest.mark.parametrize(
+    ("call", "fault"),
+    [
+        pytest.param("decrypt", dies(LOST), id="X25-kms-silent"),
+        pytest.param("decrypt", dies(refusal("KMSInternalException")), id="X25-kms-ill"),
+        pytest.param("encrypt", dies(LOST), id="X25-kms-silent-when-a-token-is-shared"),
+    ],
+)
+def test_a_key_that_does_not_answer_is_no_accounts_fault(stage, call, fault):
+    scene = stage("ringcentral")
+    scene.hostile.simulator.expire_tokens()
+    scene.system.faults[call] = fault
+    rows = {account: scene.change(account) for account in (scene.bad, scene.good)}
+    scene.poll(600)
+    assert [scene.standing(account).failures for account in rows] == [0, 0]
+    scene.system.faults.clear()
+    for _ in range(3):
+        scene.poll()
+    assert set(scene.said()) == {scene.created(*one) for one in rows.items()}
+
+
+@case("X25-not-hastened")
+def test_a_queue_that_does_not_answer_undoes_nothing(shop):
+    shop.system.faults["change_message_visibility_batch"] = dies(LOST)
+    assert shop.system.invoke("delta", records(shop, "canary", "{}")) == {
+        "batchItemFailures": [{"itemIdentifier": f"message-{n}"} for n in range(2)]
+    }
+
+
 @case("F65-another-was-faster")
 def test_a_decision_that_another_overtook_is_not_told(shop):
     mine = shop.change(ANN)
