@@ -10,7 +10,9 @@ import threading
 from dataclasses import replace
 
 import pytest
+from pollwire import marks
 from pollwire.events import iso
+from pollwire.model import DeltaJob
 from pollwire.providers import iso_ms
 
 from tests.hostile.pipeline import case, edits, says, swaps
@@ -1257,6 +1259,24 @@ def test_a_page_from_an_old_cache_tells_nothing(stage):
     scene.lie(lambda real: old[0])
     scene.lie(lambda real: old[1], "delta")
     scene.tells(rounds=4)
+
+
+@case("X26-deleted-before-a-listing-that-lacks-something")
+def test_a_listing_that_may_lack_something_hides_no_deletion(stage):
+    scene = stage("ringcentral")
+    mine = scene.change(scene.bad)
+    scene.tells(scene.created(scene.bad, mine))
+    lacks = edits(lambda body: body["syncInfo"].pop("olderRecordsExist", None))
+    scene.hostile.on("syncType=FSync", reply=lacks, times=FOREVER)
+    scene.hostile.simulator.purge(mine)
+    job = DeltaJob(scene.connection.name, 0, scene.bad, scene.stream, (), 0)
+    told = []
+    for _ in range(3):
+        order = marks.element(scene.stream, marks.FULL, scene.system.clock())
+        scene.system.world.state.ask_again(job, order)
+        scene.poll()
+        told += scene.said()
+    assert told == [(scene.bad, scene.stream, "deleted", mine)]
 
 
 @case("E58-sequence-starts-again")

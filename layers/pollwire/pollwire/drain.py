@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from pollwire import decide, due, http, marks
 from pollwire.errors import (
@@ -98,6 +99,7 @@ class Delta:
         self._seen_ms = max(map(marks.seen_ms, job.pending), default=job.due_ms)
         self._state = StreamState()
         self._pages = 0
+        self._is_behind = False
         self._spent: dict[str, int] = {}
         self._before = world.tally()
         self._counts = Counts(jobs=1)
@@ -143,6 +145,10 @@ class Delta:
                 unsettled = self._drain()
         if not unsettled:
             self._settle(before_ms)
+        plain = tuple(one for one in self._job.pending if not marks.asks_for_all([one]))
+        if self._is_behind and plain:
+            # What the place before still shows is read at once; then they are answered for.
+            self._go_on(pending=plain, full=False)
         if self._standing.failures:
             with suppress(Conflict):
                 self._world.state.note_success(
@@ -209,12 +215,12 @@ class Delta:
         self._pages = drain.pages
         return self._finish(drain, pages, page.cursor, listed)
 
-    def _go_on(self) -> None:
-        """Have the rest of a long list read at once, unless the provider asked for a rest."""
+    def _go_on(self, **changes: Any) -> None:
+        """Have what is left to read read at once, unless the provider asked for a rest."""
         if "" not in self._spent:
             # Of the same instant it would be the same job.
             due_ms = max(self._world.clock(), self._job.due_ms + 1)
-            again = replace(self._job, due_ms=due_ms)
+            again = replace(self._job, due_ms=due_ms, **changes)
             self._world.queues.send_deltas([again])
             self._counts.rest = again.correlation_id
 
@@ -307,7 +313,8 @@ class Delta:
         state = replace(self._state, drained_ms=drain.began_ms, drain=None)
         judged = listed if self._stream.snapshot or self._stream.reconcile_s else None
         # A listing that may lack something shows no deletion: the place before it still does.
-        place = state.place or cursor if drain.full and judged is None else cursor or state.place
+        self._is_behind = drain.full and judged is None and bool(state.place)
+        place = state.place if self._is_behind else cursor or state.place
         if not drain.unsettled:
             # What must be seen again has to be listed again: else the cursor stays in front of it.
             state = replace(
@@ -494,6 +501,8 @@ class Delta:
             before_ms: When the complete drain before the last one began.
         """
         done = marks.settled(self._job.pending, self._state.drained_ms, self._stream.overlap_s)
+        if self._is_behind:
+            done = tuple(one for one in done if marks.asks_for_all([one]))
         if self._pages > 1:
             done = tuple(one for one in done if marks.seen_ms(one) <= before_ms)
         if done:
