@@ -13,6 +13,9 @@ from pollwire.due import MINUTE_MS
 from pollwire.events import iso
 from pollwire.wiring import world
 
+#: A tick comes a day late at most.
+LATE_MS_MAX = 86_400_000
+
 logger = Logger()
 metrics = Metrics()
 
@@ -27,9 +30,12 @@ def handler(event: dict[str, Any], context: LambdaContext) -> None:
 
 
 def _minute_ms(event: dict[str, Any]) -> int:
-    """Read the minute a tick is for; our own clock's if the tick does not say (run by hand)."""
+    """Read the minute a tick is for; our own clock's if it says none (run by hand), or nonsense."""
+    now_ms = world().clock()
     try:
-        at_ms = int(datetime.fromisoformat(str(event.get("time"))).timestamp() * 1000)
-    except ValueError:
-        at_ms = world().clock()
+        at_ms = int(datetime.fromisoformat(event["time"]).timestamp() * 1000)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        at_ms = now_ms
+    if abs(at_ms - now_ms) > LATE_MS_MAX:
+        at_ms = now_ms
     return at_ms - at_ms % MINUTE_MS

@@ -110,6 +110,16 @@ def test_a_name_that_is_given_twice_in_a_line_of_json_refuses_it(shop):
     assert shop.accounts().keys() == {"3"}
 
 
+def test_settings_that_no_check_can_read_at_every_poll_cost_their_own_line_only(shop):
+    large = {"account": "1", "settings": {"phone": "4" * 500_000}}
+    text = "\n".join(json.dumps(line) for line in (large, {"account": "2"}))
+
+    answer = shop.run(*IMPORT, "--json", stdin=text)
+
+    assert reasons(answer) == {1: "account.settings: 4000 characters at most; shorten them"}
+    assert list(shop.accounts()) == ["2"]
+
+
 def test_bad_lines_are_reported_by_number_and_the_good_ones_kept(shop):
     text = HEADER + "\n".join(
         [

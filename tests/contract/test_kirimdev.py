@@ -435,6 +435,7 @@ def test_the_id_of_the_request_is_no_change():
         pytest.param(b'{"data": [], "has_more": true, "next_cursor": null}', id="no cursor"),
         pytest.param(b'{"data": [], "has_more": true, "next_cursor": ""}', id="an empty cursor"),
         pytest.param(b'{"data": [], "has_more": false, "next_cursor": 7}', id="a number"),
+        pytest.param(b'{"data": [], "has_more": true, "next_cursor": "\\ud800"}', id="half a text"),
         pytest.param(b'{"data": [], "data": [], "has_more": false}', id="a key twice"),
         pytest.param(b'{"error": {"code": "whatsapp_upstream_error"}}', id="an error body"),
     ],

@@ -398,6 +398,7 @@ LOOKUPS = {
     "entry": (",entry", "/messagebox/entry/query", YouMail.leave_voicemail),
     "contact": (",,contact", "/contacts/query", YouMail.add_contact),
     "greeting": (",,,,greeting", "/greetings/query", YouMail.record_greeting),
+    "settings": (",,,,,,settings", "/settings/", YouMail.change_settings),
 }
 
 

@@ -628,6 +628,14 @@ def test_a_flood_of_1xx_ends(engine):
         engine.allow(server.base, limits=SHORT).ask(get(server))
 
 
+@pytest.mark.parametrize("early", [100, 102, 103, 199])
+def test_a_1xx_is_no_answer(engine, early):
+    hints = answer(b"", 'ETag: "early"', status=f"{early} Early", length=9)
+    with Server(says(hints * 2 + answer(b"1,2", 'ETag: "late"'))) as server:
+        response = engine.allow(server.base).ask(get(server))
+        assert (response.body, response.headers["etag"]) == (b"1,2", '"late"')
+
+
 @pytest.mark.parametrize("early", [100, 102, 103])
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
 def test_the_answer_after_a_1xx_is_nobody_elses(engine, early, late):

@@ -53,10 +53,11 @@ def refusal(code, operation="X"):
 # The schedule
 
 
-def tick(scene, minutes=1):
+def tick(scene, minutes=1, event=...):
     """Let the scheduler tick for the minute that is about to end: nothing of it lies ahead."""
     scene.system.clock.now_ms = (scene.system.clock() // MINUTE_MS + minutes) * MINUTE_MS - 1
-    scene.system.tick(time=iso(scene.system.clock() // MINUTE_MS * MINUTE_MS))
+    minute = {"time": iso(scene.system.clock() // MINUTE_MS * MINUTE_MS)}
+    scene.system.invoke("schedule", minute if event is ... else event)
 
 
 def run(scene):
@@ -89,6 +90,23 @@ def test_a_tick_that_comes_late_harms_nothing(shop):
 def test_ticks_that_never_come_delay_and_lose_nothing(shop):
     mine = shop.change(ANN)
     tick(shop, 30)
+    run(shop)
+    assert shop.said() == [shop.created(ANN, mine)]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        pytest.param(None, id="X23-nothing"),
+        pytest.param([], id="X23-list"),
+        pytest.param({"time": ["canary"]}, id="X23-time-list"),
+        pytest.param({"time": "0001-01-01T00:00:00+14:00"}, id="X23-time-before-year-1"),
+        pytest.param({"time": "2100-01-01T00:00:00Z"}, id="X23-time-to-come"),
+    ],
+)
+def test_a_tick_that_does_not_say_when_is_for_this_minute(shop, event):
+    mine = shop.change(ANN)
+    tick(shop, 2, event)
     run(shop)
     assert shop.said() == [shop.created(ANN, mine)]
 
@@ -392,6 +410,50 @@ def test_a_table_that_fails_a_check_loses_nothing(shop, call):
     assert {one[3] for one in shop.said()} == rows
 
 
+@case("X25-answer-lost")
+def test_a_table_that_does_not_answer_for_one_account_holds_up_no_other(shop):
+    rows = {account: shop.change(account) for account in (ANN, BOB)}
+    shop.system.clock.advance(60)
+    shop.system.faults["update_item"] = at_call(1, dies_after(LOST))
+    assert shop.check() == 0
+    shop.system.faults.clear()
+    shop.run_deltas()
+    first = shop.said()
+    assert len(first) == 1
+    for _ in range(3):
+        shop.poll()
+    assert {*first, *shop.said()} == {shop.created(*one) for one in rows.items()}
+
+
+@pytest.mark.parametrize(
+    ("call", "fault"),
+    [
+        pytest.param("decrypt", dies(LOST), id="X25-kms-silent"),
+        pytest.param("decrypt", dies(refusal("KMSInternalException")), id="X25-kms-ill"),
+        pytest.param("encrypt", dies(LOST), id="X25-kms-silent-when-a-token-is-shared"),
+    ],
+)
+def test_a_key_that_does_not_answer_is_no_accounts_fault(stage, call, fault):
+    scene = stage("ringcentral")
+    scene.hostile.simulator.expire_tokens()
+    scene.system.faults[call] = fault
+    rows = {account: scene.change(account) for account in (scene.bad, scene.good)}
+    scene.poll(600)
+    assert [scene.standing(account).failures for account in rows] == [0, 0]
+    scene.system.faults.clear()
+    for _ in range(3):
+        scene.poll()
+    assert set(scene.said()) == {scene.created(*one) for one in rows.items()}
+
+
+@case("X25-not-hastened")
+def test_a_queue_that_does_not_answer_undoes_nothing(shop):
+    shop.system.faults["change_message_visibility_batch"] = dies(LOST)
+    assert shop.system.invoke("delta", records(shop, "canary", "{}")) == {
+        "batchItemFailures": [{"itemIdentifier": f"message-{n}"} for n in range(2)]
+    }
+
+
 @case("F65-another-was-faster")
 def test_a_decision_that_another_overtook_is_not_told(shop):
     mine = shop.change(ANN)
@@ -530,6 +592,57 @@ def test_an_account_that_is_removed_while_its_job_runs_stays_removed(shop, at, r
     assert shop.standing() is None
     assert shop.created(BOB, others) in shop.said()
     assert shop.system.depths() == {}
+
+
+# Items that nobody of this version has written
+
+
+def rewrite(scene, pk, sk, **attributes):
+    """Change an item of the table by hand; a new one is like that of the scene."""
+    like = scene.connection.name if pk == "connection" else sk
+    item = scene.system.table()[(pk, like)]
+    item |= {"sk": {"S": sk}} | {name: {"S": text} for name, text in attributes.items()}
+    scene.system.dynamodb.put_item(TableName=scene.system.environment["TABLE_NAME"], Item=item)
+
+
+DEEP = '{"fields": ' + "[" * 5_000
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        pytest.param("settings", "[]", id="X19-settings-list"),
+        pytest.param("settings", '{"fields": 7}', id="X19-settings-number"),
+        pytest.param("settings", DEEP, id="X19-settings-deep"),
+        pytest.param("hosts", "null", id="X19-hosts-null"),
+        pytest.param("hosts", '{"api": 7}', id="X19-hosts-number"),
+        pytest.param("hosts", DEEP, id="X19-hosts-deep"),
+    ],
+)
+def test_a_connection_that_cannot_be_read_stops_no_other(shop, name, text):
+    rewrite(shop, "connection", "odd", **{name: text})
+    mine = shop.change(ANN)
+    tick(shop, 2)
+    assert shop.logs()[-1]["counts"]["broken"] == 1
+    run(shop)
+    assert shop.said() == [shop.created(ANN, mine)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("[]", id="X20-list"),
+        pytest.param('{"fields": 7}', id="X20-number"),
+        pytest.param('{"fields": null}', id="X20-null"),
+        pytest.param(DEEP, id="X20-deep"),
+    ],
+)
+def test_an_account_whose_settings_are_odd_stops_no_other(shop, text):
+    rewrite(shop, "shard#shop#0", ANN, settings=text)
+    shop.change(ANN)
+    others = shop.change(BOB)
+    shop.poll()
+    assert shop.said() == [shop.created(BOB, others)]
 
 
 # The list itself

@@ -10,7 +10,9 @@ import threading
 from dataclasses import replace
 
 import pytest
+from pollwire import marks
 from pollwire.events import iso
+from pollwire.model import DeltaJob
 from pollwire.providers import iso_ms
 
 from tests.hostile.pipeline import case, edits, says, swaps
@@ -674,6 +676,7 @@ def adds(root, **row):
         pytest.param(" ", id="C33-blank"),
         pytest.param(None, id="C33-null"),
         pytest.param("x" * 10_240, id="C33-10-KB"),
+        pytest.param(10**4_000, id="C33-4001-digits"),
         pytest.param("\ud800", id="C30-id-of-half-a-character"),
     ],
 )
@@ -1001,6 +1004,31 @@ def test_a_list_without_an_end_is_given_up(stage, rows, fresh):
     stage("kirimdev").fails(reply, "delta", counted="malformed", most=20)
 
 
+@case("X24-nothing-between-the-same")
+def test_a_list_that_says_nothing_between_the_same_again_is_given_up(stage):
+    number = itertools.count()
+
+    def reply(real):
+        page = next(number)
+        rows = [] if page % 2 else [{"id": "odd", "updated_at": "2027-01-15T08:00:01.000Z"}]
+        body = {"data": rows, "has_more": True, "next_cursor": f"cursor-{page}"}
+        return says(json.dumps(body).encode())(real)
+
+    scene = stage("kirimdev")
+    scene.lie(reply, "delta", 20)
+    scene.change(scene.bad)
+    others = scene.change(scene.good)
+    scene.poll()
+    told = {scene.created(scene.bad, "odd"), scene.created(scene.good, others)}
+    assert set(scene.said()) == told
+    assert next(number) < 20
+    assert scene.not_before_ms() > scene.system.clock()
+    scene.hostile.heal()
+    mine = scene.change(scene.bad)
+    scene.poll(900)
+    assert scene.created(scene.bad, mine) in scene.said()
+
+
 @case("E47-cursor-expires")
 def test_a_cursor_that_expires_costs_a_restart(stage):
     scene = stage("kirimdev")
@@ -1013,6 +1041,24 @@ def test_a_cursor_that_expires_costs_a_restart(stage):
     said = scene.said()
     assert rule.used == 1
     assert ({one[3] for one in said}, len(said)) == (rows, 110)
+
+
+@pytest.mark.parametrize(
+    "status", [pytest.param(one, id=f"X18-place-{one}") for one in (401, 410, 500)]
+)
+def test_a_saved_place_that_is_refused_for_ever_holds_nothing_up_for_ever(stage, status):
+    scene = stage("kirimdev")
+    first = scene.change(scene.bad)
+    scene.lie(edits(lambda body: body.update(has_more=True, next_cursor="stale")), "delta")
+    scene.hostile.on("cursor=stale", reply=says(b"", 503))
+    scene.tells(scene.created(scene.bad, first), rounds=1)
+    refused = scene.hostile.on("cursor=stale", reply=says(b"{}", status), times=FOREVER)
+    later = scene.change(scene.bad)
+    for _ in range(12):
+        scene.poll(900)
+    assert scene.said() == [scene.created(scene.bad, later)]
+    assert 1 <= refused.used <= 5
+    assert scene.standing().failures == 0
 
 
 @case("E48-more-of-nothing")
@@ -1215,6 +1261,24 @@ def test_a_page_from_an_old_cache_tells_nothing(stage):
     scene.tells(rounds=4)
 
 
+@case("X26-deleted-before-a-listing-that-lacks-something")
+def test_a_listing_that_may_lack_something_hides_no_deletion(stage):
+    scene = stage("ringcentral")
+    mine = scene.change(scene.bad)
+    scene.tells(scene.created(scene.bad, mine))
+    lacks = edits(lambda body: body["syncInfo"].pop("olderRecordsExist", None))
+    scene.hostile.on("syncType=FSync", reply=lacks, times=FOREVER)
+    scene.hostile.simulator.purge(mine)
+    job = DeltaJob(scene.connection.name, 0, scene.bad, scene.stream, (), 0)
+    told = []
+    for _ in range(3):
+        order = marks.element(scene.stream, marks.FULL, scene.system.clock())
+        scene.system.world.state.ask_again(job, order)
+        scene.poll()
+        told += scene.said()
+    assert told == [(scene.bad, scene.stream, "deleted", mine)]
+
+
 @case("E58-sequence-starts-again")
 def test_a_sequence_that_starts_again_is_no_news_and_hides_none(stage):
     scene = stage("ringcentral")
@@ -1260,6 +1324,19 @@ def test_a_row_that_nests_stops_no_other(shop, depth):
     assert shop.created(BOB, neighbour) in said
     told = shop.created(ANN, mine) in said
     assert told or shop.bad_rows() or shop.not_before_ms() > shop.system.clock()
+
+
+@case("X4-settings-500-deep")
+def test_an_object_that_nests_costs_one_poll(stage):
+    scene = stage("youmail", stream="settings")
+    scene.hostile.simulator.change_settings(ANN, language="en")
+    deep = "[" * 500 + "]" * 500
+    scene.lie(says(f'{{"settings": {{"a": {deep}}}}}'.encode()), "delta")
+    scene.poll()
+    assert scene.said() == []
+    assert scene.shown(ANN, "cursor")["cursor"]["trouble"]["S"].startswith("Malformed: ")
+    scene.hostile.heal()
+    scene.tells((ANN, "settings", "updated", "settings"))
 
 
 @pytest.mark.parametrize(
@@ -1333,6 +1410,7 @@ def test_a_token_that_cannot_be_kept_stops_no_other(stage, token, at):
     [
         pytest.param("x" * 1_000_000, id="X7-cursor-1-MB"),
         pytest.param(7, id="X7-cursor-number"),
+        pytest.param("\ud800", id="X7-cursor-half-a-character"),
     ],
 )
 def test_a_cursor_that_cannot_be_sent_back_costs_one_poll(stage, cursor):
@@ -1355,6 +1433,13 @@ def test_many_rows_that_cannot_be_read_are_all_recorded(shop):
     shop.poll()
     assert shop.said() == [shop.created(ANN, mine)]
     assert len(shop.bad_rows()) == 250
+
+
+@pytest.mark.parametrize("provider", PROVIDERS[:2])
+@case("X22-nothing-but-unreadable-rows")
+def test_so_many_rows_that_cannot_be_read_are_no_answer(stage, provider):
+    reply = edits(lambda body: body.update({ROOTS[provider]: [{}] * 2_000}))
+    stage(provider).fails(reply, "delta", counted="malformed")
 
 
 @case("X10-longer-page-than-asked-for")

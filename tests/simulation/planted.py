@@ -770,7 +770,7 @@ OTHERS: dict[str, Plant] = {
             edit(
                 state.State,
                 "connections",
-                ("except (Misconfigured, KeyError, ValueError):", "except ZeroDivisionError:"),
+                ("except (Misconfigured, *UNREADABLE):", "except ZeroDivisionError:"),
             ),
         ),
         of("youmail"),
@@ -794,10 +794,7 @@ OTHERS: dict[str, Plant] = {
             edit(
                 state.State,
                 "shard",
-                (
-                    "except (KeyError, ValueError, TypeError, AttributeError):",
-                    "except ZeroDivisionError:",
-                ),
+                ("except UNREADABLE:", "except ZeroDivisionError:"),
             ),
         ),
         of("youmail"),

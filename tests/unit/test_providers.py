@@ -24,6 +24,7 @@ def read(raw: dict) -> Row:
         at_ms=instant_ms(raw.get("updated", 0), "updated"),
         body=raw,
         type=raw.get("type", ""),
+        extension=raw.get("extension", ""),
     )
 
 
@@ -139,6 +140,8 @@ BAD = [
     pytest.param({"id": 3, "updated": "soon"}, id="no instant"),
     pytest.param({"id": "\ud800"}, id="lone surrogate in the id"),
     pytest.param({"id": 3, "type": "\udfff"}, id="lone surrogate in the type"),
+    pytest.param({"id": 3, "extension": "\0"}, id="extension that no filter can have"),
+    pytest.param({"id": 3, "extension": "5" * 65}, id="extension that is too long"),
     pytest.param(None, id="null"),
     pytest.param("row", id="text"),
     pytest.param([{"id": 3}], id="list"),

@@ -14,7 +14,7 @@ from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import (
 )
 from aws_lambda_powertools.utilities.batch import BasePartialProcessor
 from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from pollwire.errors import Retryable, describe
 from pollwire.model import CheckJob, DeltaJob
@@ -134,7 +134,7 @@ def report(
     count(metrics, {"failed_jobs": len(failed)})
     try:
         queues.hasten(failed)
-    except ClientError as error:
+    except (BotoCoreError, ClientError) as error:
         # They come back all the same, after the queue's own timeout.
         logger.warning("not hastened", reason=describe(error))
     return response

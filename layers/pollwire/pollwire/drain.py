@@ -56,6 +56,9 @@ TURN_MS_MAX, TURN_MS_MIN = 5_000, 1_000
 #: them are the same pages over and over.
 REPEATS_MAX = 2
 
+#: Failures in a row after which a saved place is given up: it may be what is refused.
+PLACE_TRIES = 5
+
 #: Records and unreadable rows that fit into one transaction beside the cursor, some room kept.
 PUTS_MAX = 90
 
@@ -170,7 +173,7 @@ class Delta:
         """
         # Opened only now: what was decided before needs no credential to go out.
         account = self._world.account(self._connection, self._provider, self._standing, opened=True)
-        drain = self._state.drain or self._begin(account)
+        drain = self._saved() or self._begin(account)
         # What earlier invocations of a long drain listed is not remembered.
         listed: set[str] | None = None if drain.resume or not drain.full else set()
         start = Start(drain.since_ms, drain.place, drain.resume)
@@ -188,7 +191,7 @@ class Delta:
             newest_ms = max(drain.newest_ms, decide.newest_ms(page.rows, clock_ms))
             drain = replace(drain, newest_ms=newest_ms, resume=page.resume, pages=drain.pages + 1)
             versions = _versions(page)
-            repeats = repeats + 1 if page.resume and page.rows and versions <= told else 0
+            repeats = repeats + bool(page.resume and page.rows) if versions <= told else 0
             if repeats > REPEATS_MAX and not page.steps:
                 raise self._endless(drain, pages)
             told |= versions
@@ -229,6 +232,8 @@ class Delta:
         """Turn a page. If that fails, what was read before is told; but not of a full listing."""
         try:
             return next(found, None)
+        except RecursionError:
+            raise Malformed("the answer nests too deep") from None
         except Retryable:
             if pages and not (drain.full and self._state.drained_ms):
                 self._write_part(drain, pages)
@@ -253,6 +258,9 @@ class Delta:
         if response.spent_s:
             self._spent[request.budget] = response.spent_s
         return response
+
+    def _saved(self) -> Drain | None:
+        return self._state.drain if self._state.failures < PLACE_TRIES else None
 
     def _begin(self, account: Account) -> Drain:
         state, now_ms = self._state, self._world.clock()
@@ -364,7 +372,7 @@ class Delta:
     def _unwatch(self, pages: list[Page]) -> None:
         final = {row.id for page in pages for row in page.rows if row.final}
         alive = watched(self._standing, self._world.clock()) - final
-        done = [one for one in self._standing.watched if one.split("@", 1)[1] not in alive]
+        done = [one for one in self._standing.watched if one.partition("@")[2] not in alive]
         if done:
             self._world.state.unwatch(self._job, done)
 

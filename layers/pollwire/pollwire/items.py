@@ -34,6 +34,9 @@ CHECKED = (
     "watched",
 )
 
+#: What an item raises that cannot be read, whoever wrote it.
+UNREADABLE: Final = (KeyError, ValueError, TypeError, AttributeError, RecursionError)
+
 #: Attributes of a stream that does not come on.
 TROUBLE = ("trouble", "trouble_at", "failures", "not_before")
 
@@ -297,12 +300,16 @@ def _read_map(item: Item, name: str) -> Mapping[str, Any]:
 
 
 def _read_settings(written: str) -> Mapping[str, str]:
-    """Read settings; one step below ``json.loads``, which takes three times as long."""
+    """
+    Read settings as texts, whatever they are.
+
+    One step below ``json.loads``, which takes three times as long.
+    """
     text = written.strip(" \t\r\n")
     settings, end = _parse(text)
     if end < len(text) or not isinstance(settings, dict):
         raise ValueError("settings: one JSON object is expected")
-    return settings
+    return {name: str(value) for name, value in settings.items()}
 
 
 def read_connection(item: Item) -> Connection:
@@ -422,7 +429,7 @@ def read_standing(item: Item, listed: Iterable[str] = ()) -> Standing:
 def read_listing(item: Item, shard: int) -> Listing:
     """Read an account for an operator, who is to see that one cannot be read."""
     standing = None
-    with suppress(KeyError, ValueError, TypeError, AttributeError):
+    with suppress(*UNREADABLE):
         standing = read_standing(item)
     return Listing(item["sk"]["S"], shard, standing, _read_text(item, "trouble"))
 
@@ -451,7 +458,7 @@ def read_stream_listing(
 ) -> StreamListing:
     """Read a stream for an operator, who is to see that one cannot be read."""
     state = None
-    with suppress(KeyError, ValueError, TypeError, AttributeError, zlib.error):
+    with suppress(*UNREADABLE, zlib.error):
         state = read_stream(item, table)
     trouble, trouble_ms = _read_text(item, "trouble"), _read_int(item, "trouble_at")
     return StreamListing(state, trouble, trouble_ms, records, bad_rows)

@@ -23,16 +23,20 @@ SHARDS_MAX: Final = 16_384
 NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-def require_texts(settings: Mapping[str, str], where: str) -> None:
+def require_texts(values: Mapping[str, str], where: str) -> None:
     """
-    Refuse settings that are no text, as ``True`` for ``"true"``.
+    Refuse what is no text, as ``True`` for ``"true"``.
 
     Raises:
-        Misconfigured: Names the setting.
+        Misconfigured: Names it.
     """
-    for name, value in settings.items():
+    for name, value in values.items():
         if not isinstance(value, str):
-            raise Misconfigured(f'{where}.settings.{name}: a text is expected, as "{value}"')
+            raise Misconfigured(f'{where}.{name}: a text is expected, as "{value}"')
+
+
+#: Of settings, names and values: every check reads those of all accounts.
+SETTINGS_CHARS_MAX: Final = 4_000
 
 
 def require_known(settings: Mapping[str, str], where: str) -> None:
@@ -42,10 +46,14 @@ def require_known(settings: Mapping[str, str], where: str) -> None:
     Raises:
         Misconfigured: Names the setting.
     """
-    require_texts(settings, where)
+    require_texts(settings, f"{where}.settings")
     if settings.get("backfill", "false") not in ("true", "false"):
         # Another word would be no, and what there is at first is not told later.
         raise Misconfigured(f'{where}.settings.backfill: "true" or "false"')
+    if sum(map(len, (*settings, *settings.values()))) > SETTINGS_CHARS_MAX:
+        raise Misconfigured(
+            f"{where}.settings: {SETTINGS_CHARS_MAX} characters at most; shorten them"
+        )
 
 
 def _nothing() -> Mapping[str, str]:
@@ -130,7 +138,8 @@ class Connection:
             raise Misconfigured("connection.requests_per_second: more than 0, at most 100000")
         if not 1 <= self.shards <= SHARDS_MAX or self.shards & (self.shards - 1):
             raise Misconfigured(f"connection.shards: 1, 2, 4, 8, ... up to {SHARDS_MAX}")
-        require_texts(self.settings, "connection")
+        require_texts(self.hosts, "connection.hosts")
+        require_texts(self.settings, "connection.settings")
 
 
 @dataclass(frozen=True, slots=True)

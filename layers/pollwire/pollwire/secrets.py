@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from pollwire.errors import Misconfigured, Unasked
 
@@ -114,6 +114,8 @@ class Sealer:
                 f"the stack's key does not seal for {connection}/{account or '*'}: {code}; "
                 "the role needs kms:Encrypt, and a secret has 4096 bytes at most"
             ) from error
+        except BotoCoreError as error:
+            raise Unasked(f"KMS does not answer: {type(error).__name__}") from error
         return answer["CiphertextBlob"]
 
     def open(self, sealed: bytes, connection: str, account: str) -> Mapping[str, str]:
@@ -146,6 +148,8 @@ class Sealer:
                 f"credential of {connection}/{account or '*'} does not open with the stack's key; "
                 "set it again"
             ) from error
+        except BotoCoreError as error:
+            raise Unasked(f"KMS does not answer: {type(error).__name__}") from error
         opened = _read(answer["Plaintext"])
         if opened is None:
             raise Misconfigured(

@@ -34,7 +34,7 @@ from dataclasses import replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from pollwire.due import pushed_due_ms
 from pollwire.errors import (
@@ -47,6 +47,7 @@ from pollwire.errors import (
 )
 from pollwire.items import (
     CHECKED,
+    UNREADABLE,
     Item,
     Standing,
     StreamState,
@@ -97,11 +98,17 @@ def _unblamed(call: Callable[P, R]) -> Callable[P, R]:
     def unblamed(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return call(*args, **kwargs)
-        except ClientError as error:
-            code = error.response["Error"]["Code"]
-            raise Unasked(f"DynamoDB refused an access token: {code}") from error
+        except (BotoCoreError, ClientError) as error:
+            raise Unasked(f"DynamoDB refused an access token: {_code(error)}") from error
 
     return unblamed
+
+
+def _code(error: BotoCoreError | ClientError) -> str:
+    """Name what AWS said, or that it said nothing."""
+    if isinstance(error, ClientError):
+        return error.response["Error"]["Code"]
+    return type(error).__name__
 
 
 class State:
@@ -120,7 +127,7 @@ class State:
         for item in self._query("connection"):
             try:
                 connections.append(read_connection(item))
-            except (Misconfigured, KeyError, ValueError):
+            except (Misconfigured, *UNREADABLE):
                 broken.append(item["sk"]["S"])
         return connections, broken
 
@@ -206,7 +213,7 @@ class State:
         for item in self._query(pk, only=account, names=names, consistent=consistent):
             try:
                 standings.append(read_standing(item, instants))
-            except (KeyError, ValueError, TypeError, AttributeError):
+            except UNREADABLE:
                 broken.append(item["sk"]["S"])
         return standings, broken
 
@@ -401,8 +408,8 @@ class State:
             )
         except self._client.exceptions.ConditionalCheckFailedException as error:
             raise Conflict(f"connection {connection} was removed or changed") from error
-        except ClientError as error:
-            code = error.response["Error"]["Code"]
+        except (BotoCoreError, ClientError) as error:
+            code = _code(error)
             raise Retryable(f"DynamoDB refused to write connection {connection}: {code}") from error
         return answer["Attributes"]
 
@@ -525,9 +532,9 @@ class State:
             )
         except self._client.exceptions.ConditionalCheckFailedException as error:
             raise Conflict(f"account {connection}/{account} was removed or changed") from error
-        except ClientError as error:
+        except (BotoCoreError, ClientError) as error:
             # It concerns one account; those after it in the shard shall not wait for it.
-            code = error.response["Error"]["Code"]
+            code = _code(error)
             named = Malformed if code == "ValidationException" else Retryable
             raise named(f"DynamoDB refused to write account {account}: {code}") from error
 

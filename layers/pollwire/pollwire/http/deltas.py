@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from http.client import HTTPException, IncompleteRead
+from http.client import HTTPException, HTTPResponse, IncompleteRead
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final
 
@@ -203,8 +203,17 @@ def _session() -> requests.Session:
     return session
 
 
+class _Answer(HTTPResponse):
+    def _read_status(self) -> tuple[str, int, str]:
+        # http.client skips a 100 only; no other word before the answer is the answer, either.
+        version, status, reason = super()._read_status()  # type: ignore[misc]
+        return version, 100 if 101 < status < 200 else status, reason
+
+
 class _Plain(HTTPConnection):
     """A connection to an admitted address, whose every wait ends at the call's deadline."""
+
+    response_class = _Answer
 
     #: http.client prints what it sends and gets when this is set, even if set for the base class.
     debuglevel = 0

@@ -26,6 +26,9 @@ from pollwire.model import Account, BadRow, Checking, Page, Row, Seen, Start, St
 #: An id goes into every event, a truncated one as well; no provider's is near this.
 ID_CHARS_MAX = 1_000
 
+#: Of one list: each is recorded, and takes more room than its few bytes in the answer.
+BAD_ROWS_MAX = 1_000
+
 #: What is kept of a row for the event that says it is gone; and a type's or a direction's name.
 KEEP_CHARS_MAX = 16_000
 WORD_CHARS_MAX = 64
@@ -143,7 +146,7 @@ def canonical_id(value: object, field: str = "id") -> str:
         Malformed: It is no id.
     """
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+        value = str(value)
     if isinstance(value, str) and value.strip() and not _SURROGATE.search(value):
         if len(value) <= ID_CHARS_MAX:
             return value
@@ -198,12 +201,15 @@ def rows_of(
         raw_rows: The list as it came. An absent list is not an empty one.
 
     Raises:
-        Malformed: It is no list.
+        Malformed: It is no list, or too many rows cannot be read.
     """
     if not isinstance(raw_rows, list):
         raise Malformed(f"{field}: a list is expected, not {_kind(raw_rows)}")
-    rows, bad = [], []
+    rows: list[Row] = []
+    bad: list[BadRow] = []
     for raw_row in raw_rows:
+        if len(bad) == BAD_ROWS_MAX:
+            raise Malformed(f"{field}: {BAD_ROWS_MAX} rows cannot be read")
         try:
             if not isinstance(raw_row, dict):
                 raise Malformed(f"{field}: a row is an object, not {_kind(raw_row)}")
@@ -245,10 +251,11 @@ def _encodable(row: Row) -> Row:
     for name in ("id", "updated_at", "type", "direction", "extension"):
         if _SURROGATE.search(getattr(row, name)):
             raise Malformed(f"{name}: it holds half a character")
-    for name in ("updated_at", "extension"):
-        if len(getattr(row, name)) > ID_CHARS_MAX:
-            raise Malformed(f"{name}: more than {ID_CHARS_MAX} characters")
+    if len(row.updated_at) > ID_CHARS_MAX:
+        raise Malformed(f"updated_at: more than {ID_CHARS_MAX} characters")
     # A filter attribute is a word; whatever else was said is in the body.
+    if _word(row.extension) != row.extension:
+        raise Malformed(f"extension: a word of at most {WORD_CHARS_MAX} characters is expected")
     words = (_word(row.type), _word(row.direction))
     if words != (row.type, row.direction):
         row = replace(row, type=words[0], direction=words[1])

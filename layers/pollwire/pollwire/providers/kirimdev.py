@@ -271,6 +271,8 @@ def _list(body: Mapping[str, Any]) -> tuple[list[Any], str | None]:
     # A cursor is followed even where has_more denies it: another page does no harm.
     if not isinstance(cursor, str) or not 0 < len(cursor) <= CURSOR_CHARS_MAX:
         raise Malformed("next_cursor: there is more, but no cursor leads there")
+    if not fits_header(cursor):
+        raise Malformed("next_cursor: printable ASCII is expected")
     return rows, cursor
 
 
