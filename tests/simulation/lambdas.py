@@ -32,7 +32,7 @@ from pollwire.providers import Provider
 from pollwire.queues import Queues, Topic
 from pollwire.registry import Registry
 from pollwire.secrets import Sealer
-from pollwire.state import State
+from pollwire.state import State, stream_pk
 from pollwire.wiring import Settings
 from pollwire.world import World as Pollwire
 
@@ -249,6 +249,8 @@ class Lambda:
             counts = stage(pollwire, job, *more)
             process.done.append(known)
             process.unasked |= bool(counts["unasked"])
+            if counts["jobs"]:
+                self.world.require_told(stream_pk(job))
             self._count(counts)
             return counts
 

@@ -133,6 +133,7 @@ class Pace:
         visit.contested |= self._is_contested(scope, process)
         if process.spec.stage == "check":
             self.checks[scope[:2]] += visit.asked == 1
+            self._require_on_time(process)
             most = CHECK_MAX + upstream.watched
             require(visit.asked <= most, f"{scope} was asked for {visit.asked} times by a check")
         else:
@@ -195,6 +196,11 @@ class Pace:
         """Nothing of a connection is to be left alone any more: an operator had a hand in it."""
         self._rests = [one for one in self._rests if one.scope[0] != connection]
         self._pushed = {of: at_ms for of, at_ms in self._pushed.items() if of[0] != connection}
+
+    def _require_on_time(self, process: Process) -> None:
+        began_ms, job = process.deadline_ms - process.spec.timeout_s * 1000, process.job
+        late_ms = began_ms - job.due_ms
+        require(late_ms <= job.interval_s * 1000, f"{job} is done, and is {late_ms} ms late")
 
     def _require_paced(self, connection: str) -> None:
         asked, now_ms = self._asked[connection], self.run.world.now_ms

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import random
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -79,6 +78,9 @@ PATIENT = 8
 #: One of so many runs, at least, goes on until nothing is to be read once more.
 SETTLED = 4
 
+#: One of so many runs with notifications has nothing go wrong, and them only for a long time.
+PROMPT = 4
+
 #: How far a provider's clock is ahead of ours.
 SKEWS = (0, 0, 0, 0, -600, 90)
 
@@ -137,6 +139,8 @@ class Scenario:
 
         shards: Of each connection.
 
+        splits: There are twice as many of them at some time.
+
         connections: Of each provider, each of them with all of its accounts.
 
         shared: The credential is the connection's, where the provider lets accounts share one.
@@ -156,6 +160,8 @@ class Scenario:
         small: Pages, decisions, transactions and pending sets are full after a few things.
 
         pushes: Probability that a provider notifies of what happens there; others try to, then.
+
+        prompt: What a provider notifies of is told soon, though nothing is scheduled.
 
         hurried: A drain of several pages takes more than one invocation, so that it shows nothing
             that is missing.
@@ -177,6 +183,7 @@ class Scenario:
     interrupts: str = ""
     replays: bool = False
     shards: int = 1
+    splits: bool = False
     connections: int = 1
     shared: bool = False
     slowest_s: int = 0
@@ -192,6 +199,7 @@ class Scenario:
     tight: bool = False
     silence: bool = False
     pushes: float = 0.0
+    prompt: bool = False
     rate: float = 50.0
     knobs: Knobs = field(default_factory=Knobs)
 
@@ -204,7 +212,8 @@ class Scenario:
         knobs = self.knobs
         troubled = knobs.fault or knobs.lost or knobs.late or knobs.refused
         troubled = troubled or knobs.left or knobs.slow
-        odd = self.interrupts or self.sleeps or self.hostile or self.lying or self.replays
+        odd = self.interrupts or self.hostile or self.lying or self.replays
+        odd = odd or self.splits or (self.sleeps and not self.prompt)
         return not (troubled or odd or self.tight or self.recovers or self.reconciles)
 
 
@@ -241,6 +250,7 @@ def fleet(seed: int) -> Scenario:
         swarm(seed),
         accounts=chance.choice((2, 2, 2, 3)),
         shards=chance.choice((1, 2, 2, 4)),
+        splits=random.Random(f"splits {seed}").random() < 0.3,
         connections=chance.choice((1, 1, 1, 1, 1, 2)),
         shared=chance.random() < 0.5,
         interrupts=chance.choice(("", "removed", "paused", "suspended")),
@@ -268,6 +278,9 @@ def platform(seed: int) -> dict[str, Any]:
 def pushed(seed: int) -> Scenario:
     """Draw a scenario in which providers notify of what happens, or somebody in their name."""
     chance = random.Random(f"pushed {seed}")  # not what the run itself draws from
+    if chosen("prompt", seed, PROMPT):
+        given = replace(calm(seed), upstreams=("ringcentral",), moving=0.0, watches=False)
+        return replace(given, prompt=True, pushes=1.0, sleeps=40, slowest_s=240)
     given = (swarm if chance.random() < 0.7 else fleet)(seed)
     return replace(
         given,
@@ -295,7 +308,10 @@ def neighbours(seed: int) -> Scenario:
             sick=sick,
             everywhere=True,
         )
-    return replace(given, accounts=2, sick=sick, removes=not sick)
+    # Not even where one that nobody answers would be enough for an outage: the other is answered.
+    silence = sick in ("later", "silent")
+    watches = given.watches and not silence
+    return replace(given, accounts=2, sick=sick, removes=not sick, silence=silence, watches=watches)
 
 
 def outage(seed: int) -> Scenario:
@@ -365,9 +381,7 @@ def paged(seed: int) -> Scenario:
     return replace(
         swarm(seed),
         small=True,
-        # Full listings that show what is missing take one invocation and some minutes; and what
-        # moves while they are turned looks as if it were gone.
-        hurried=not reconciles and chance.random() < 0.6,
+        hurried=chance.random() < 0.6,
         minutes=chance.randrange(2 if reconciles else 1, 4),
         mutations=chance.randrange(3, 9),
         interval_s=chance.choice((20, 60)),
@@ -388,6 +402,9 @@ SIZES = (
     (marks, "PENDING_PER_STREAM_MAX", 2),
     (decide, "MISSING_MAX", 0),
 )
+
+#: That a page takes, if nobody is in a hurry.
+PAGE_MS = drain.PAGE_MS
 
 #: Time is up for a delta that has taken as little of its minute as a few requests do.
 HURRIED_MS = 59_700
@@ -659,7 +676,7 @@ class Run:
         self._mutations = sorted(
             instants.randrange(START_MS, end_ms) for _ in range(self.scenario.mutations)
         )
-        self._acts = list(self._operator(instants, end_ms))
+        self._acts = sorted(self._operator(instants, end_ms), key=itemgetter(0))
         for minute_ms in range(START_MS, end_ms, MINUTE_MS):
             if START_MS < minute_ms <= START_MS + slept_ms:
                 continue
@@ -694,6 +711,8 @@ class Run:
             yield again_ms, lambda: undo(upstream)
         if given.replays:
             yield instants.randrange(START_MS, end_ms), self._replay
+        if given.splits:
+            yield instants.randrange(START_MS, end_ms), self._split
 
     def heal(self) -> None:
         """Run until nothing is left to do, faults and mutations being over."""
@@ -741,6 +760,7 @@ class Run:
 
     def _recover(self) -> None:
         self.world.healthy = True
+        drain.PAGE_MS = PAGE_MS  # A listing shows what is missing if it is done by one invocation.
         if self.scenario.recovers:
             self.sick = frozenset()
         for upstream in self.upstreams if self.scenario.tight else ():
@@ -756,8 +776,8 @@ class Run:
         return sorted(found)
 
     def settle(self) -> None:
-        # A quiet account is due only then.
-        patience = self.scenario.slowest_s // 60
+        # A quiet account is due only then, and one that is moved a minute later.
+        patience = self.scenario.slowest_s // 60 + self.scenario.splits
         for number in range(HEALING_MAX):
             # Who gives way to what is pending, and who rests, is asked a minute later.
             is_out = self._is_out() or (self.scenario.tight and not self.is_quiet())
@@ -870,9 +890,10 @@ class Run:
 
     # What an operator does
 
-    def shard(self, account: str) -> int:
-        """Say where an operator finds an account."""
-        return zlib.crc32(account.encode()) % self.scenario.shards
+    def shards(self, connection: str, account: str) -> list[int]:
+        """Say where an account lies: in one shard, or in another one."""
+        places = [pk.rpartition("#") for pk, sk in self.world.aws.items if sk == account]
+        return [int(number) for of, _, number in places if of == f"shard#{connection}"]
 
     def _write(self, operation: str, pk: str, sk: str, **params: Any) -> None:
         if (pk, sk) not in self.world.aws.items:
@@ -880,11 +901,18 @@ class Run:
         where = {"TableName": self.world.deployed.table, "Key": items.key(pk, sk)}
         self.world.aws.call("dynamodb", operation, {**where, **params})
 
+    def _known(self, connection: Connection) -> Connection:
+        """Read a connection as it is by now."""
+        found = self.lambdas.registry().connection(connection.name)
+        assert found
+        return found
+
     def _accounts(self, upstream: Upstream) -> Iterator[tuple[str, str]]:
         """Name the keys of its first account, one for each connection."""
         account = upstream.members[0].id
         for connection in upstream.connections():
-            yield f"shard#{connection.name}#{self.shard(account)}", account
+            for shard in self.shards(connection.name, account) or [0]:
+                yield f"shard#{connection.name}#{shard}", account
 
     def _remove(self, upstream: Upstream) -> None:
         self.unwanted[upstream.members[0].id] = self.world.now_ms
@@ -923,7 +951,11 @@ class Run:
             for member in self.well(upstream):
                 # One that was removed meanwhile is told of nothing.
                 with suppress(Conflict):
-                    self.lambdas.registry().order(connection, member.id, elements)
+                    self.lambdas.registry().order(self._known(connection), member.id, elements)
+
+    def _split(self) -> None:
+        for _, connection in self.connections():
+            self.lambdas.registry().grow(connection.name, 2 * connection.shards)
 
     def _unpause(self, upstream: Upstream) -> None:
         self.unwanted.clear()
@@ -1008,7 +1040,7 @@ class Run:
             for connection in upstream.connections():
                 # One that was removed meanwhile is watched no more.
                 with suppress(Conflict):
-                    registry.watch(connection, account, identity, end_ms)
+                    registry.watch(self._known(connection), account, identity, end_ms)
 
         return watch
 

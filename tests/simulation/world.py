@@ -442,10 +442,18 @@ class World:
             raise
         for at in cursors:
             if "outbox" in self.aws.items[at]:
-                self._outboxes[at] = self.current
+                self._outboxes.setdefault(at, self.current)
             elif self._outboxes.pop(at, self.current) is not self.current:
                 self.reached["outbox published by another"] += 1
         return answer
+
+    def require_told(self, pk: str) -> None:
+        """I10: whoever did a job of a stream has told all that was decided before."""
+        process, left_by = self.current, self._outboxes.get((pk, "cursor"))
+        if not process or not left_by:
+            return
+        if left_by is process or -1 < left_by.ended_step <= process.began_step:
+            raise Broken(f"I10: what was decided of {pk} waits for another job to be told")
 
     def _note(self, operation: str, params: Mapping[str, Any]) -> None:
         """Count what is worth to have been reached, and have looked at what was written."""
