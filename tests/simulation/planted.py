@@ -440,6 +440,20 @@ OUTBOX: dict[str, Plant] = {
         harsh("youmail", "intelli"),
         budget=100,
     ),
+    "outbox_waits_for_a_rest": Plant(
+        "What was decided is not told while its account or stream is left alone.",
+        (
+            edit(
+                _DELTA,
+                "_run",
+                ("self._publish_outbox()\n    not_before_ms", "not_before_ms"),
+                (
+                    '"left_alone"] += 1\n        return\n',
+                    '"left_alone"] += 1\n        return\n    self._publish_outbox()\n',
+                ),
+            ),
+        ),
+    ),
     "refused_entries_ignored": Plant(
         "Entries of a batch that SNS refuses are taken for published.",
         (edit(queues.Topic, "publish", ('if answer.get("Failed"):', "if False:")),),
@@ -735,6 +749,30 @@ ACCOUNTS: dict[str, Plant] = {
         "An account lies in a shard that nobody checks.",
         (put(state, "shard_of", _nowhere), put(pipeline, "shard_of", _nowhere)),
         of("youmail", "intelli", accounts=3, shards=2),
+    ),
+    "looked_for_in_one_shard": Plant(
+        "An account is not found while the shards are split.",
+        (edit(state, "shards_before", ("while shards > 1", "while False")),),
+        lambda seed: replace(scenario.fleet(seed), splits=True, replays=True),
+    ),
+    "never_moved": Plant(
+        "An account stays where it was before the shards were split.",
+        (edit(pipeline, "_settled", ("if shard != job.shard and", "if False and")),),
+        lambda seed: replace(scenario.fleet(seed), splits=True),
+    ),
+    "moved_without_its_marks": Plant(
+        "An account that is moved to another shard forgets what is pending.",
+        (
+            edit(
+                state,
+                "account_move",
+                (
+                    "{**item,",
+                    "{**{n: one for n, one in held.items() if n != 'pending'}, **old['Key'],",
+                ),
+            ),
+        ),
+        lambda seed: replace(scenario.fleet(seed), splits=True),
     ),
     "empty_at_first": Plant(
         "What comes to an account that was empty is taken for what was there before.",
@@ -1145,6 +1183,24 @@ WAITING: dict[str, Plant] = {
         "That somebody answers again is not noted: one shard is checked, and no other.",
         (put(state.State, "note_answered", lambda *args: None),),
         ailing("silent", "youmail", "intelli", minutes=8, silence=True, shards=2, accounts=2),
+    ),
+    "one_silent_is_an_outage": Plant(
+        "A provider that does not answer for one account is asked for no other.",
+        (edit(pipeline, "_is_outage", ("if not all(", "if not any(")),),
+        of(
+            "youmail", "intelli", accounts=2, sick="silent", silence=True, reconciles=False,
+            knobs=Knobs(), minutes=4,
+        ),
+    ),
+    "late_check_done": Plant(
+        "Checks that pile up are done one after the other.",
+        (put(due, "is_late", lambda job, now_ms: False),),
+        of("youmail", "intelli", knobs=Knobs(late=0.8)),
+    ),
+    "notified_if_due_only": Plant(
+        "A quiet account is not checked when its provider tells of a change.",
+        (edit(pipeline, "_due_accounts", ("bool(job.account) or due.is_due", "due.is_due")),),
+        scenario.prompt,
     ),
     "deltas_unpaced": Plant(
         "Deltas ask as fast as they can.",

@@ -78,7 +78,7 @@ PATIENT = 8
 #: One of so many runs, at least, goes on until nothing is to be read once more.
 SETTLED = 4
 
-#: One of so many runs with notifications has nothing go wrong, and them only for a long time.
+#: One of so many runs with notifications has nothing else for long, and nothing goes wrong.
 PROMPT = 4
 
 #: How far a provider's clock is ahead of ours.
@@ -279,8 +279,7 @@ def pushed(seed: int) -> Scenario:
     """Draw a scenario in which providers notify of what happens, or somebody in their name."""
     chance = random.Random(f"pushed {seed}")  # not what the run itself draws from
     if chosen("prompt", seed, PROMPT):
-        given = replace(calm(seed), upstreams=("ringcentral",), moving=0.0, watches=False)
-        return replace(given, prompt=True, pushes=1.0, sleeps=40, slowest_s=240)
+        return prompt(seed)
     given = (swarm if chance.random() < 0.7 else fleet)(seed)
     return replace(
         given,
@@ -288,6 +287,20 @@ def pushed(seed: int) -> Scenario:
         pushes=chance.choice((0.5, 1.0)),
         mutations=given.mutations + 2,
         rate=chance.choice((50.0, 5.0, 1.0)),
+    )
+
+
+def prompt(seed: int) -> Scenario:
+    """Draw a scenario in which nobody looks for what happens but when he is notified."""
+    return replace(
+        calm(seed),
+        upstreams=("ringcentral",),
+        moving=0.0,
+        watches=False,
+        prompt=True,
+        pushes=1.0,
+        sleeps=40,
+        slowest_s=240,
     )
 
 
@@ -951,7 +964,11 @@ class Run:
             for member in self.well(upstream):
                 # One that was removed meanwhile is told of nothing.
                 with suppress(Conflict):
-                    self.lambdas.registry().order(self._known(connection), member.id, elements)
+                    found = self.lambdas.registry().order(
+                        self._known(connection), member.id, elements
+                    )
+                    if found != bool(self.shards(connection.name, member.id)):
+                        raise Broken(f"{member.id} is looked for in vain")
 
     def _split(self) -> None:
         for _, connection in self.connections():
