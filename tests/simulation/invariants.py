@@ -31,7 +31,7 @@ from pollwire.events import digest
 from pollwire.http.limits import Limits
 from pollwire.items import record_sk
 from pollwire.model import DeltaJob, Page, Record, Row, Start, Stream
-from pollwire.providers.kirimdev import RANKS
+from pollwire.providers.kirimdev import FINAL, RANKS
 from pollwire.state import shard_of
 
 from tests.simulation import oracle
@@ -50,6 +50,9 @@ REQUESTS_MAX = 120
 #: Told after it happened, at most, when nothing goes wrong: two intervals, or what lies between two
 #: checks that are asked for, the overlap of its stream, and these seconds for the way.
 WAY_MS = 10_000
+
+#: What is final is found out within this time.
+WATCH_MS = 60_000
 
 #: A call to AWS takes so many seconds at most, with all its attempts.
 CALL_S = 3 * (2 + 5)
@@ -223,6 +226,16 @@ def statuses(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
                 if calm and change.account not in run.out:
                     now = held.fields["status"]
                     require(said and said[-1] == now, f"I1: {key} is {now}, told was {said}")
+                    watched = [one for one in _watched(run, key) if one > change.at_ms + WATCH_MS]
+                    require(not (watched and now in FINAL), f"I11: {key} is {now}, and watched")
+
+
+def _watched(run: Run, key: Key) -> list[int]:
+    """Say until when there is an eye on a thing."""
+    (shard,) = run.shards(key[0], key[1])
+    item = run.world.aws.items[f"shard#{key[0]}#{shard}", key[1]]
+    pairs = [one.partition("@") for one in item.get("watched", {}).get("SS", ())]
+    return [int(until_ms) for until_ms, _, identity_ in pairs if identity_ == key[3]]
 
 
 def completeness(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:

@@ -18,7 +18,7 @@ struck that one while it wrote and no stale read misled this one.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +108,8 @@ class Pace:
     _tokens: dict[Scope, int] = field(default_factory=dict)
     _outages: dict[Scope, int] = field(default_factory=dict)
     _pushed: dict[tuple[str, str], int] = field(default_factory=dict)
+    _paused: dict[str, int] = field(default_factory=dict)
+    _orders: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
     _asked: dict[str, deque[int]] = field(
         default_factory=lambda: defaultdict(lambda: deque(maxlen=MEASURED))
     )
@@ -174,12 +176,34 @@ class Pace:
         if kind == "shard":
             at_ms = int(item["pushed_at"]["N"]) if "pushed_at" in item else 0
             self._settle_pushed((of.partition("#")[0], item["sk"]["S"]), at_ms)
+        if kind == "connection":
+            self._settle_paused(item)
         elements = item.get("pending", {}).get("SS", ())
+        if kind == "shard":
+            self._settle_orders(of.partition("#")[0], item["sk"]["S"], elements)
         most = PENDING_MAX_SMALL if self.run.scenario.small else PENDING_MAX
         for stream, group in marks.by_stream(elements).items():
             require(
                 len(group) <= most + PENDING_MORE, f"{len(group)} marks of {stream} are pending"
             )
+
+    def _settle_paused(self, item: Mapping[str, Any]) -> None:
+        """Let nothing pause all accounts of a connection but a budget of all, or an outage."""
+        name, until_ms = item["sk"]["S"], int(item.get("paused_until", {"N": "0"})["N"])
+        before_ms, self._paused[name] = self._paused.get(name, 0), until_ms
+        reason = item.get("outages", {"N": "0"})["N"] != "0" or self.run.shares_rate(name)
+        holds = reason or until_ms <= max(before_ms, self.run.world.now_ms) or until_ms == NEVER_MS
+        require(holds, f"{name} is paused for the trouble of one account")
+
+    def _settle_orders(self, connection: str, account: str, elements: Iterable[str]) -> None:
+        """I13: what is to be told again is not forgotten before a drain that began after it."""
+        orders = {one for one in elements if "@replay:" in one}
+        for one in self._orders[connection, account] - orders:
+            pk = f"stream#{connection}#{account}#{marks.split(one)[0]}"
+            drained_at = self.run.world.aws.items.get((pk, "cursor"), {}).get("drained_at")
+            holds = drained_at and int(drained_at["N"]) >= marks.seen_ms(one)
+            require(holds, f"{one} of {account} is done with, and nothing was told again")
+        self._orders[connection, account] = orders
 
     def _settle_pushed(self, whose: tuple[str, str], at_ms: int) -> None:
         apart_ms = at_ms - self._pushed.get(whose, 0) if at_ms else 0
@@ -196,6 +220,8 @@ class Pace:
         """Nothing of a connection is to be left alone any more: an operator had a hand in it."""
         self._rests = [one for one in self._rests if one.scope[0] != connection]
         self._pushed = {of: at_ms for of, at_ms in self._pushed.items() if of[0] != connection}
+        for of in [one for one in self._orders if one[0] == connection]:
+            del self._orders[of]
 
     def _require_on_time(self, process: Process) -> None:
         began_ms, job = process.deadline_ms - process.spec.timeout_s * 1000, process.job

@@ -1099,6 +1099,17 @@ REPLAYS: dict[str, Plant] = {
         (edit(_DELTA, "_repeated", ("if since_ms is None or is_endless:", "if True:")),),
         replayed("youmail", "kirimdev"),
     ),
+    "replay_done_with_first": Plant(
+        "What asks for events to be told again is taken away before they are decided.",
+        (
+            edit(
+                _DELTA,
+                "_finish",
+                ("self._ask_again(", "self._settle_replays(drain)\n    self._ask_again("),
+            ),
+        ),
+        lambda seed: replace(rough(seed), replays=True),
+    ),
     "replay_under_other_ids": Plant(
         "What is told again has an id of its own.",
         (
@@ -1183,6 +1194,16 @@ WAITING: dict[str, Plant] = {
         "That somebody answers again is not noted: one shard is checked, and no other.",
         (put(state.State, "note_answered", lambda *args: None),),
         ailing("silent", "youmail", "intelli", minutes=8, silence=True, shards=2, accounts=2),
+    ),
+    "budget_of_one_pauses_all": Plant(
+        "An account whose own budget is used up has the connection paused.",
+        (edit(Pollwire, "rest", ("if self.shares_rate(connection):", "if True:")),),
+        quiet("ringcentral", tight=True, accounts=2, interval_s=20, reconciles=False),
+    ),
+    "watched_for_ever": Plant(
+        "A message whose status is final is watched on.",
+        (put(_DELTA, "_unwatch", lambda *args: None),),
+        quiet("kirimdev", watches=True, reconciles=False, mutations=12),
     ),
     "one_silent_is_an_outage": Plant(
         "A provider that does not answer for one account is asked for no other.",
