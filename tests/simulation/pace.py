@@ -10,6 +10,9 @@ I11 at the provider's side: who asks for what and when, and who was to leave it 
                 lately
     tokens      one credential gets no second access token while the first is young
     pushes      whatever is sent, an account gets no second check for it within five seconds
+    pauses      all of a connection rest for a budget of all or an outage, not for one account
+    marks       what asks for a stream is not done with before a drain that began late enough
+    drains      what a stream answers for was there before it was asked for
 
 Who could have known: an invocation that began when the one that was refused had ended, if no fault
 struck that one while it wrote and no stale read misled this one.
@@ -67,12 +70,15 @@ class Visit:
     What one invocation has asked of one account.
 
     Attributes:
+        asked_ms: When the last request was sent.
+
         contested: Another was at work on the same stream: what it writes may end a rest.
     """
 
     asked: int = 0
     succeeded: bool = False
     error: PollwireError | None = None
+    asked_ms: int = 0
     at_ms: int = 0
     contested: bool = False
 
@@ -109,7 +115,9 @@ class Pace:
     _outages: dict[Scope, int] = field(default_factory=dict)
     _pushed: dict[tuple[str, str], int] = field(default_factory=dict)
     _paused: dict[str, int] = field(default_factory=dict)
-    _orders: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
+    _pending: dict[tuple[str, str], frozenset[str]] = field(
+        default_factory=lambda: defaultdict(frozenset)
+    )
     _asked: dict[str, deque[int]] = field(
         default_factory=lambda: defaultdict(lambda: deque(maxlen=MEASURED))
     )
@@ -131,7 +139,7 @@ class Pace:
         if process not in self._visits:
             process.leaving = self._leave
         visit = self._visits.setdefault(process, {}).setdefault(scope, Visit())
-        visit.asked += 1
+        visit.asked, visit.asked_ms = visit.asked + 1, self.run.world.now_ms
         visit.contested |= self._is_contested(scope, process)
         if process.spec.stage == "check":
             self.checks[scope[:2]] += visit.asked == 1
@@ -164,6 +172,14 @@ class Pace:
             widest = self._widest(scope, answer)
             self._rest(widest, wait_s * 1000, why, process, visit)
 
+    def drained(self, stream: str, began_ms: int) -> None:
+        """I4: a drain answers for what was seen before it began, not while it was at work."""
+        process = self.run.world.current
+        _, connection, account, name = stream.split("#")
+        visit = self._visits.get(process, {}).get((connection, account, name)) if process else None
+        holds = not visit or began_ms <= visit.asked_ms
+        require(holds, f"{stream} was read from {began_ms} on, and asked for before that")
+
     def settle(self, item: Mapping[str, Any]) -> None:
         """Check what was written of an account, a stream or a connection."""
         now_ms = self.run.world.now_ms
@@ -180,7 +196,7 @@ class Pace:
             self._settle_paused(item)
         elements = item.get("pending", {}).get("SS", ())
         if kind == "shard":
-            self._settle_orders(of.partition("#")[0], item["sk"]["S"], elements)
+            self._settle_pending(of.partition("#")[0], item["sk"]["S"], elements)
         most = PENDING_MAX_SMALL if self.run.scenario.small else PENDING_MAX
         for stream, group in marks.by_stream(elements).items():
             require(
@@ -195,15 +211,22 @@ class Pace:
         holds = reason or until_ms <= max(before_ms, self.run.world.now_ms) or until_ms == NEVER_MS
         require(holds, f"{name} is paused for the trouble of one account")
 
-    def _settle_orders(self, connection: str, account: str, elements: Iterable[str]) -> None:
-        """I13: what is to be told again is not forgotten before a drain that began after it."""
-        orders = {one for one in elements if "@replay:" in one}
-        for one in self._orders[connection, account] - orders:
-            pk = f"stream#{connection}#{account}#{marks.split(one)[0]}"
-            drained_at = self.run.world.aws.items.get((pk, "cursor"), {}).get("drained_at")
-            holds = drained_at and int(drained_at["N"]) >= marks.seen_ms(one)
-            require(holds, f"{one} of {account} is done with, and nothing was told again")
-        self._orders[connection, account] = orders
+    def _settle_pending(self, connection: str, account: str, elements: Iterable[str]) -> None:
+        """I13: what asks for a stream is there until a drain that began late enough answers it."""
+        before, now = self._pending[connection, account], frozenset(elements)
+        self._pending[connection, account] = now
+        process, world = self.run.world.current, self.run.world
+        if before <= now or process is None or process.spec.stage != "delta":
+            return
+        streams = self.run.providers[self.run.upstream_of(connection).name].streams
+        for one in before - now:
+            stream, least_ms, mark = marks.split(one)
+            if not mark.startswith("replay:"):
+                least_ms += streams[stream].overlap_s * 1000
+            item = world.aws.items.get((f"stream#{connection}#{account}#{stream}", "cursor"), {})
+            drained_ms = int(item.get("drained_at", {"N": "0"})["N"])
+            holds = drained_ms >= least_ms
+            require(holds, f"{one} is done with, by what was read from {drained_ms} on")
 
     def _settle_pushed(self, whose: tuple[str, str], at_ms: int) -> None:
         apart_ms = at_ms - self._pushed.get(whose, 0) if at_ms else 0
@@ -220,8 +243,8 @@ class Pace:
         """Nothing of a connection is to be left alone any more: an operator had a hand in it."""
         self._rests = [one for one in self._rests if one.scope[0] != connection]
         self._pushed = {of: at_ms for of, at_ms in self._pushed.items() if of[0] != connection}
-        for of in [one for one in self._orders if one[0] == connection]:
-            del self._orders[of]
+        for of in [one for one in self._pending if one[0] == connection]:
+            del self._pending[of]
 
     def _require_on_time(self, process: Process) -> None:
         began_ms, job = process.deadline_ms - process.spec.timeout_s * 1000, process.job

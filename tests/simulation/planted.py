@@ -624,6 +624,10 @@ MARKS: dict[str, Plant] = {
         quiet("youmail", moving=0.4, minutes=2, mutations=1),
         where=(put(upstream, "YouMail", late_youmail), youmail_of("entry", "contact")),
     ),
+    "read_when_it_was_done": Plant(
+        "A drain answers for what was seen while it was at work.",
+        (edit(_DELTA, "_finish", ("drained_ms=drain.began_ms", "drained_ms=self._world.clock()")),),
+    ),
     "settled_despite_news": Plant(
         "A mark goes with a drain that saw something newer, which may be over again.",
         (
@@ -1194,6 +1198,16 @@ WAITING: dict[str, Plant] = {
         "That somebody answers again is not noted: one shard is checked, and no other.",
         (put(state.State, "note_answered", lambda *args: None),),
         ailing("silent", "youmail", "intelli", minutes=8, silence=True, shards=2, accounts=2),
+    ),
+    "stream_failures_forgotten": Plant(
+        "A stream that fails again and again is asked for no more rarely.",
+        (edit(_DELTA, "note_trouble", ("self._state.failures + 1", "1")),),
+        ailing("odd", "youmail", "intelli", fetches=True, minutes=16),
+    ),
+    "stream_not_left_alone": Plant(
+        "A stream whose answers cannot be read is asked for as if nothing had happened.",
+        (put(_DELTA, "note_trouble", lambda *args: None),),
+        ailing("odd", "youmail", "intelli", fetches=True, minutes=4),
     ),
     "budget_of_one_pauses_all": Plant(
         "An account whose own budget is used up has the connection paused.",

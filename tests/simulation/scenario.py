@@ -122,6 +122,8 @@ class Scenario:
 
         everywhere: It becomes of all accounts of the first provider.
 
+        fetches: It becomes of the requests of deltas only, and checks do well.
+
         recovers: Who is sick is well again when healing begins, and every promise holds then.
 
         silence: A check that nobody answers is an outage, however few were asked.
@@ -195,6 +197,7 @@ class Scenario:
     small: bool = False
     hurried: bool = False
     everywhere: bool = False
+    fetches: bool = False
     recovers: bool = False
     tight: bool = False
     silence: bool = False
@@ -339,6 +342,7 @@ def outage(seed: int) -> Scenario:
         accounts=chance.choice((1, 2)),
         shards=chance.choice((1, 1, 2)),
         silence=chance.random() < 0.7,
+        fetches=random.Random(f"fetches {seed}").random() < 0.4,
     )
 
 
@@ -1099,6 +1103,8 @@ class Run:
         """I4: version, cursor and sequence of a stream never go down."""
         if any(old > new for old, new in zip(before, after, strict=True)):
             raise Broken(f"I4: {pk} went from {before} to {after}")
+        if after[3] > before[3]:
+            self.pace.drained(pk, after[3])
         if after[3] and not before[3]:
             self.baselines_ms[pk] = self.world.now_ms
             self.baselines[pk] = {
@@ -1137,6 +1143,8 @@ class Run:
     def ails(self, process: Process | None) -> bool:
         """Tell whether what an invocation asks for is at a provider, or of an account, that is."""
         if not self.sick or process is None or process.job is None:
+            return False
+        if self.scenario.fetches and process.spec.stage == "check":
             return False
         if self.scenario.everywhere:
             return self.upstream_of(process.job.connection) is self.upstreams[0]
