@@ -159,6 +159,8 @@ class Scenario:
 
         watches: Messages are sent and watched.
 
+        flips: What happens is mostly back where it was soon after.
+
         small: Pages, decisions, transactions and pending sets are full after a few things.
 
         pushes: Probability that a provider notifies of what happens there; others try to, then.
@@ -194,6 +196,7 @@ class Scenario:
     skew_s: int = 0
     lying: bool = False
     watches: bool = False
+    flips: bool = False
     small: bool = False
     hurried: bool = False
     everywhere: bool = False
@@ -388,6 +391,9 @@ def swarm(seed: int) -> Scenario:
         names = [chance.choice(("ringcentral", "kirimdev"))]
         small = {"accounts": 2, "interval_s": 20, "minutes": 2}
         return replace(given, tight=True, upstreams=tuple(names), watches=False, **small)
+    if random.Random(f"flips {seed}").random() < 0.02:
+        flips = {"flips": True, "upstreams": ("ringcentral",), "knobs": Knobs()}
+        return replace(given, interval_s=20, minutes=4, mutations=8, **flips)
     return given
 
 
