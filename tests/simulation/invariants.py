@@ -503,8 +503,8 @@ def freshness(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
             most_ms = soon_ms + overlap_ms + WAY_MS
             news = first(told.get(key, []))
             if run.scenario.prompt:
-                # That something is gone is seen twice, and nobody notifies of the second time.
-                news = [one for one in news if one["body"]["change"] != "deleted"]
+                # What is gone or older is seen twice, and nobody notifies of the second time.
+                news = [one for one in news if one["body"]["change"] == "created"]
             _require_fresh(changes, news, most_ms)
 
 

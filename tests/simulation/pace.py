@@ -197,6 +197,7 @@ class Pace:
         elements = item.get("pending", {}).get("SS", ())
         if kind == "shard":
             self._settle_pending(of.partition("#")[0], item["sk"]["S"], elements)
+            self._settle_listed(of.partition("#")[0], item)
         most = PENDING_MAX_SMALL if self.run.scenario.small else PENDING_MAX
         for stream, group in marks.by_stream(elements).items():
             require(
@@ -227,6 +228,15 @@ class Pace:
             drained_ms = int(item.get("drained_at", {"N": "0"})["N"])
             holds = drained_ms >= least_ms
             require(holds, f"{one} is done with, by what was read from {drained_ms} on")
+
+    def _settle_listed(self, connection: str, item: Mapping[str, Any]) -> None:
+        """What is said to have been listed from end to end was."""
+        for name in [name for name in item if name.startswith("listed_")]:
+            stream = name.removeprefix("listed_").replace("_", "-")
+            pk = f"stream#{connection}#{item['sk']['S']}#{stream}"
+            listed_at = self.run.world.aws.items[pk, "cursor"]["reconciled_at"]
+            holds = int(item[name]["N"]) <= int(listed_at["N"])
+            require(holds, f"{pk} is said to have been listed from end to end, and was not")
 
     def _settle_pushed(self, whose: tuple[str, str], at_ms: int) -> None:
         apart_ms = at_ms - self._pushed.get(whose, 0) if at_ms else 0

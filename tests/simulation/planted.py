@@ -711,6 +711,17 @@ DELETIONS: dict[str, Plant] = {
         (edit(pipeline, "_delta_jobs", ("if elements or full:", "if elements:")),),
         of("youmail", "kirimdev", reconciles=True, minutes=3, mutations=8),
     ),
+    "listed_by_any_drain": Plant(
+        "A drain of what is new is taken for a listing from end to end.",
+        (
+            edit(
+                _DELTA,
+                "_finish",
+                ("drain.full and self._stream.reconcile_s", "self._stream.reconcile_s"),
+            ),
+        ),
+        of("kirimdev", "ringcentral", reconciles=True, minutes=3),
+    ),
     "one_sighting": Plant(
         "What is missing from one list was deleted.",
         (edit(decide, "decide_missing", ("if not record.missing_ms:", "if False:")),),
@@ -1235,6 +1246,11 @@ WAITING: dict[str, Plant] = {
     "notified_if_due_only": Plant(
         "A quiet account is not checked when its provider tells of a change.",
         (edit(pipeline, "_due_accounts", ("bool(job.account) or due.is_due", "due.is_due")),),
+        scenario.prompt,
+    ),
+    "second_notification_lost": Plant(
+        "What a provider tells within five seconds of a check is not looked for.",
+        (edit(state, "pushed_due_ms", ("min(said_ms, now_ms) + apart_ms", "now_ms - apart_ms")),),
         scenario.prompt,
     ),
     "deltas_unpaced": Plant(

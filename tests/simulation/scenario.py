@@ -611,6 +611,7 @@ class Run:
         self.world.witnesses.append(self.custody.call)
         self.lambdas.is_loud = is_probed(scenario.seed)
         self.world.watchers.append(self._watch)
+        self.world.vanished = self._require_missed
         self._ticks: list[tuple[int, int]] = []
         self._mutations: list[int] = []
         self._mutated_ms = START_MS
@@ -698,6 +699,9 @@ class Run:
         self._mutations = sorted(
             instants.randrange(START_MS, end_ms) for _ in range(self.scenario.mutations)
         )
+        if self.scenario.prompt:
+            # What is told right after a check waits for the next.
+            self._mutations = sorted([*self._mutations, *(one + 2000 for one in self._mutations)])
         self._acts = sorted(self._operator(instants, end_ms), key=itemgetter(0))
         for minute_ms in range(START_MS, end_ms, MINUTE_MS):
             if START_MS < minute_ms <= START_MS + slept_ms:
@@ -1116,6 +1120,15 @@ class Run:
                 for (of, sk), item in self.world.aws.items.items()
                 if of == pk and sk != "cursor"
             }
+
+    def _require_missed(self, pk: str, sk: str) -> None:
+        """I1: what leaves without a trace is believed to be gone when it is missing twice."""
+        _, connection, *of = pk.split("#")
+        thing = (of[0], of[1], sk.removeprefix("r#"))
+        states = self.upstream_of(connection).states.get(thing, [])
+        shown = any(one.deleted and not one.missing for one in states)
+        if states and not shown and of[1] != "message-status":
+            raise Broken(f"I1: {thing} is taken to be deleted though it was missing once only")
 
     def baselined(self, thing: tuple[str, str, str, str]) -> bool:
         """Tell whether a thing was recorded when its stream was first read to its end."""

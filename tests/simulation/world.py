@@ -252,6 +252,8 @@ class World:
         of = seed if plan is None else f"{seed} {sorted(plan.items())}"
         self.is_terse = not chosen("talkative", of, TALKATIVE)
         self.validates = plan is not None and chosen("validated", of, VALIDATED)
+        self.vanished: Callable[[str, str], None] = lambda pk, sk: None
+        self._missing: set[tuple[str, str]] = set()
         self._outboxes: dict[tuple[str, str], Process | None] = {}
         self._main = getcurrent()
         self._permissions = _permissions(deployed)
@@ -467,12 +469,21 @@ class World:
     def _note_decision(self, actions: Iterable[Mapping[str, Any]]) -> None:
         for action in actions:
             item = action.get("Put", {}).get("Item", {})
+            if "missing_at" in item or "gone" in item:
+                self._note_missing(item)
             for name in ("back_digest", "missing_at", "gone", "reason"):
                 self.reached[f"record: {name}"] += name in item
             self.reached["drain saved"] += (
                 "drain"
                 in action.get("Update", {}).get("UpdateExpression", "").partition("REMOVE")[0]
             )
+
+    def _note_missing(self, item: Mapping[str, Any]) -> None:
+        key = item["pk"]["S"], item["sk"]["S"]
+        if "missing_at" in item:
+            self._missing.add(key)
+        elif key not in self._missing:
+            self.vanished(*key)
 
     def _progress(self, at: tuple[str, str]) -> tuple[int, ...]:
         """Read what must never go down of a stream."""
