@@ -328,7 +328,7 @@ def neighbours(seed: int) -> Scenario:
             everywhere=True,
         )
     # Not even where one that nobody answers would be enough for an outage: the other is answered.
-    silence = sick in ("later", "silent")
+    silence = given.is_calm and sick in ("later", "silent")
     watches = given.watches and not silence
     return replace(given, accounts=2, sick=sick, removes=not sick, silence=silence, watches=watches)
 
@@ -392,7 +392,7 @@ def swarm(seed: int) -> Scenario:
         small = {"accounts": 2, "interval_s": 20, "minutes": 2}
         return replace(given, tight=True, upstreams=tuple(names), watches=False, **small)
     if random.Random(f"flips {seed}").random() < 0.008:
-        flips = {"flips": True, "upstreams": ("ringcentral",), "knobs": Knobs()}
+        flips = {"flips": True, "upstreams": ("ringcentral",), "moving": 0.0, "knobs": Knobs()}
         return replace(given, interval_s=20, minutes=3, mutations=6, **flips)
     return given
 
