@@ -592,6 +592,7 @@ CURSOR: dict[str, Plant] = {
         "Of a full list the sync token of its last page is kept.",
         (edit(ringcentral, "_listed", ("token = token or sync.token", "token = sync.token")),),
         of("ringcentral", minutes=3, mutations=10, moving=0.6, reconciles=False),
+        first=80,
         where=SMALL,
     ),
     "since_is_newest": Plant(
@@ -1292,7 +1293,7 @@ WAITING: dict[str, Plant] = {
     ),
     "pushed_twice_at_once": Plant(
         "Of two notifications at the same time each claims the account.",
-        (edit(state.State, "claim_push", ('f" AND {same}"', '""')),),
+        (edit(state.State, "claim_push", ("AND {same}", "AND (attribute_exists(pk) OR {same})")),),
         scenario.pushed,
     ),
     "sick_one_stops_all": Plant(
