@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 
 import pytest
+from botocore.exceptions import ClientError
 from moto.backends import get_backend
 from pollwire import pipeline
 
@@ -168,6 +169,27 @@ def test_a_crash_of_a_check_loses_no_mark(ann, call, fault):
     ann.poll()
 
     assert ann.said() == [("contact", "created", contact)]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_queue_that_takes_nothing_stops_no_other_stream(ann, first):
+    contact, greeting = ann.simulator.add_contact(ANN), ann.simulator.record_greeting(ANN)
+    broken, told = ("contact", greeting) if first else ("greeting", contact)
+
+    def refuse(call, **arguments):
+        if broken in arguments["QueueUrl"]:
+            raise ClientError({"Error": {"Code": "QueueDoesNotExist"}}, "SendMessageBatch")
+        return call(**arguments)
+
+    ann.clock.advance(60)
+    job = pipeline.CheckJob("shop", 0, ann.clock(), 60)
+    ann.world.queues.send_checks("youmail", [job], ann.clock())
+    ann.faults["send_message_batch"] = refuse
+
+    assert ann.run_checks() == 1
+
+    ann.run_deltas()
+    assert ids(ann.deliveries()) == [told]
 
 
 def test_a_crash_while_something_must_be_seen_again_does_not_settle_it(ann):

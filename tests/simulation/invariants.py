@@ -31,11 +31,13 @@ from pollwire.events import digest
 from pollwire.http.limits import Limits
 from pollwire.items import record_sk
 from pollwire.model import DeltaJob, Page, Record, Row, Start, Stream
-from pollwire.providers.kirimdev import RANKS
+from pollwire.providers.kirimdev import FINAL, RANKS
+from pollwire.state import shard_of
 
 from tests.simulation import oracle
 from tests.simulation.custody import impersonal, without_secrets
 from tests.simulation.lambdas import MINUTE_MS
+from tests.simulation.pace import PUSHED_MS
 from tests.simulation.upstream import Told, Upstream
 from tests.simulation.world import POISON, SILENT, Broken, chosen, is_silent
 
@@ -45,9 +47,12 @@ if TYPE_CHECKING:
 #: Requests to a provider for each account and minute, at most.
 REQUESTS_MAX = 120
 
-#: Told after it happened, at most, when nothing goes wrong: two intervals, the overlap of its
-#: stream, and these seconds for the way.
+#: Told after it happened, at most, when nothing goes wrong: two intervals, or what lies between two
+#: checks that are asked for, the overlap of its stream, and these seconds for the way.
 WAY_MS = 10_000
+
+#: What is final is found out within this time.
+WATCH_MS = 60_000
 
 #: A call to AWS takes so many seconds at most, with all its attempts.
 CALL_S = 3 * (2 + 5)
@@ -102,6 +107,7 @@ def check(run: Run) -> None:
     if chosen("numbers", run.scenario.seed, SILENT):
         numbers(run)
     removal(run)
+    places(run)
     counted(run)
     if run.scenario.is_calm and run.world.plan is None:
         freshness(run, told)
@@ -220,6 +226,16 @@ def statuses(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
                 if calm and change.account not in run.out:
                     now = held.fields["status"]
                     require(said and said[-1] == now, f"I1: {key} is {now}, told was {said}")
+                    watched = [one for one in _watched(run, key) if one > change.at_ms + WATCH_MS]
+                    require(not (watched and now in FINAL), f"I11: {key} is {now}, and watched")
+
+
+def _watched(run: Run, key: Key) -> list[int]:
+    """Say until when there is an eye on a thing."""
+    (shard,) = run.shards(key[0], key[1])
+    item = run.world.aws.items[f"shard#{key[0]}#{shard}", key[1]]
+    pairs = [one.partition("@") for one in item.get("watched", {}).get("SS", ())]
+    return [int(until_ms) for until_ms, _, identity_ in pairs if identity_ == key[3]]
 
 
 def completeness(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
@@ -268,7 +284,7 @@ def listing(run: Run, upstream: Upstream, name_: str, account: str, stream: str)
     """List what the provider holds of a stream; of equal ids the last counts."""
     pollwire = run.pollwire()
     connection = pollwire.state.connection(name_)
-    standing = pollwire.state.account(name_, run.shard(account), account)
+    standing = pollwire.state.account(name_, *run.shards(name_, account), account)
     assert connection
     assert standing
     provider = run.providers[upstream.name]
@@ -465,8 +481,18 @@ def removal(run: Run) -> None:
     require(not back, f"an account was removed and is back: {back}")
 
 
+def places(run: Run) -> None:
+    """Every account lies where it is looked for, and nowhere else."""
+    for upstream, connection in run.connections():
+        shards = (1 + run.scenario.splits) * connection.shards
+        for member in run.well(upstream):
+            found, wanted = run.shards(connection.name, member.id), shard_of(member.id, shards)
+            require(found == [wanted], f"{member.id} lies in {found} of {shards}, not in {wanted}")
+
+
 def freshness(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
     """I9: what is made is told soon, and nothing is told of what is long over."""
+    soon_ms = PUSHED_MS if run.scenario.prompt else 2000 * run.scenario.interval_s
     for upstream in run.upstreams:
         happened: dict[Key, list[Told]] = defaultdict(list)
         for one in upstream.stirred:
@@ -474,8 +500,12 @@ def freshness(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
                 happened[key].append(one)
         for key, changes in happened.items():
             overlap_ms = run.providers[upstream.name].streams[key[2]].overlap_s * 1000
-            most_ms = 2000 * run.scenario.interval_s + overlap_ms + WAY_MS
-            _require_fresh(changes, first(told.get(key, [])), most_ms)
+            most_ms = soon_ms + overlap_ms + WAY_MS
+            news = first(told.get(key, []))
+            if run.scenario.prompt:
+                # What is gone or older is seen twice, and nobody notifies of the second time.
+                news = [one for one in news if one["body"]["change"] == "created"]
+            _require_fresh(changes, news, most_ms)
 
 
 def _require_fresh(changes: list[Told], news: list[dict[str, Any]], most_ms: int) -> None:

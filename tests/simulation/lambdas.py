@@ -32,7 +32,7 @@ from pollwire.providers import Provider
 from pollwire.queues import Queues, Topic
 from pollwire.registry import Registry
 from pollwire.secrets import Sealer
-from pollwire.state import State
+from pollwire.state import State, stream_pk
 from pollwire.wiring import Settings
 from pollwire.world import World as Pollwire
 
@@ -295,6 +295,8 @@ class Lambda:
             counts = stage(pollwire, job, *more)
             process.done.append(known)
             process.unasked |= bool(counts["unasked"])
+            if counts["jobs"]:
+                self.world.require_told(stream_pk(job))
             self._count(counts)
             return counts
 
@@ -567,7 +569,7 @@ def _account(process: Process, records: list[dict[str, Any]], failed: set[str]) 
 def _isolation(
     process: Process, records: list[dict[str, Any]], jobs: list[Any], failed: set[str]
 ) -> None:
-    """I6: a job is left undone for the failure of one before it in its group, of no other."""
+    """I6: a job is left undone for the failure of one before it in its group, and of no other."""
     groups = set()
     for record, job in zip(records, jobs, strict=True):
         group = record["attributes"].get("MessageGroupId", record["messageId"])
@@ -576,6 +578,8 @@ def _isolation(
             raise Broken(f"I6: {process.spec.name} left {record['body']} out")
         if record["messageId"] in failed:
             groups.add(group)
+        elif group in groups:
+            raise Broken(f"I2: {process.spec.name} did {record['body']} before one that failed")
 
 
 def _record(message: Mapping[str, Any], arn: str) -> dict[str, Any]:

@@ -10,6 +10,9 @@ I11 at the provider's side: who asks for what and when, and who was to leave it 
                 lately
     tokens      one credential gets no second access token while the first is young
     pushes      whatever is sent, an account gets no second check for it within five seconds
+    pauses      all of a connection rest for a budget of all or an outage, not for one account
+    marks       what asks for a stream is not done with before a drain that began late enough
+    drains      what a stream answers for was there before it was asked for
 
 Who could have known: an invocation that began when the one that was refused had ended, if no fault
 struck that one while it wrote and no stale read misled this one.
@@ -18,7 +21,7 @@ struck that one while it wrote and no stale read misled this one.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -67,12 +70,15 @@ class Visit:
     What one invocation has asked of one account.
 
     Attributes:
+        asked_ms: When the last request was sent.
+
         contested: Another was at work on the same stream: what it writes may end a rest.
     """
 
     asked: int = 0
     succeeded: bool = False
     error: PollwireError | None = None
+    asked_ms: int = 0
     at_ms: int = 0
     contested: bool = False
 
@@ -108,6 +114,10 @@ class Pace:
     _tokens: dict[Scope, int] = field(default_factory=dict)
     _outages: dict[Scope, int] = field(default_factory=dict)
     _pushed: dict[tuple[str, str], int] = field(default_factory=dict)
+    _paused: dict[str, int] = field(default_factory=dict)
+    _pending: dict[tuple[str, str], frozenset[str]] = field(
+        default_factory=lambda: defaultdict(frozenset)
+    )
     _asked: dict[str, deque[int]] = field(
         default_factory=lambda: defaultdict(lambda: deque(maxlen=MEASURED))
     )
@@ -129,10 +139,11 @@ class Pace:
         if process not in self._visits:
             process.leaving = self._leave
         visit = self._visits.setdefault(process, {}).setdefault(scope, Visit())
-        visit.asked += 1
+        visit.asked, visit.asked_ms = visit.asked + 1, self.run.world.now_ms
         visit.contested |= self._is_contested(scope, process)
         if process.spec.stage == "check":
             self.checks[scope[:2]] += visit.asked == 1
+            self._require_on_time(process)
             most = CHECK_MAX + upstream.watched
             require(visit.asked <= most, f"{scope} was asked for {visit.asked} times by a check")
         else:
@@ -161,6 +172,14 @@ class Pace:
             widest = self._widest(scope, answer)
             self._rest(widest, wait_s * 1000, why, process, visit)
 
+    def drained(self, stream: str, began_ms: int) -> None:
+        """I4: a drain answers for what was seen before it began, not while it was at work."""
+        process = self.run.world.current
+        _, connection, account, name = stream.split("#")
+        visit = self._visits.get(process, {}).get((connection, account, name)) if process else None
+        holds = not visit or began_ms <= visit.asked_ms
+        require(holds, f"{stream} was read from {began_ms} on, and asked for before that")
+
     def settle(self, item: Mapping[str, Any]) -> None:
         """Check what was written of an account, a stream or a connection."""
         now_ms = self.run.world.now_ms
@@ -173,7 +192,12 @@ class Pace:
         if kind == "shard":
             at_ms = int(item["pushed_at"]["N"]) if "pushed_at" in item else 0
             self._settle_pushed((of.partition("#")[0], item["sk"]["S"]), at_ms)
+        if kind == "connection":
+            self._settle_paused(item)
         elements = item.get("pending", {}).get("SS", ())
+        if kind == "shard":
+            self._settle_pending(of.partition("#")[0], item["sk"]["S"], elements)
+            self._settle_listed(of.partition("#")[0], item)
         if not elements:
             return
         most = PENDING_MAX_SMALL if self.run.scenario.small else PENDING_MAX
@@ -181,6 +205,40 @@ class Pace:
             require(
                 len(group) <= most + PENDING_MORE, f"{len(group)} marks of {stream} are pending"
             )
+
+    def _settle_paused(self, item: Mapping[str, Any]) -> None:
+        """Let nothing pause all accounts of a connection but a budget of all, or an outage."""
+        name, until_ms = item["sk"]["S"], int(item.get("paused_until", {"N": "0"})["N"])
+        before_ms, self._paused[name] = self._paused.get(name, 0), until_ms
+        reason = item.get("outages", {"N": "0"})["N"] != "0" or self.run.shares_rate(name)
+        holds = reason or until_ms <= max(before_ms, self.run.world.now_ms) or until_ms == NEVER_MS
+        require(holds, f"{name} is paused for the trouble of one account")
+
+    def _settle_pending(self, connection: str, account: str, elements: Iterable[str]) -> None:
+        """I13: what asks for a stream is there until a drain that began late enough answers it."""
+        before, now = self._pending[connection, account], frozenset(elements)
+        self._pending[connection, account] = now
+        process, world = self.run.world.current, self.run.world
+        if before <= now or process is None or process.spec.stage != "delta":
+            return
+        streams = self.run.providers[self.run.upstream_of(connection).name].streams
+        for one in before - now:
+            stream, least_ms, mark = marks.split(one)
+            if not mark.startswith("replay:"):
+                least_ms += streams[stream].overlap_s * 1000
+            item = world.aws.items.get((f"stream#{connection}#{account}#{stream}", "cursor"), {})
+            drained_ms = int(item.get("drained_at", {"N": "0"})["N"])
+            holds = drained_ms >= least_ms
+            require(holds, f"{one} is done with, by what was read from {drained_ms} on")
+
+    def _settle_listed(self, connection: str, item: Mapping[str, Any]) -> None:
+        """What is said to have been listed from end to end was."""
+        for name in [name for name in item if name.startswith("listed_")]:
+            stream = name.removeprefix("listed_").replace("_", "-")
+            pk = f"stream#{connection}#{item['sk']['S']}#{stream}"
+            listed_at = self.run.world.aws.items[pk, "cursor"]["reconciled_at"]
+            holds = int(item[name]["N"]) <= int(listed_at["N"])
+            require(holds, f"{pk} is said to have been listed from end to end, and was not")
 
     def _settle_pushed(self, whose: tuple[str, str], at_ms: int) -> None:
         apart_ms = at_ms - self._pushed.get(whose, 0) if at_ms else 0
@@ -197,6 +255,13 @@ class Pace:
         """Nothing of a connection is to be left alone any more: an operator had a hand in it."""
         self._rests = [one for one in self._rests if one.scope[0] != connection]
         self._pushed = {of: at_ms for of, at_ms in self._pushed.items() if of[0] != connection}
+        for of in [one for one in self._pending if one[0] == connection]:
+            del self._pending[of]
+
+    def _require_on_time(self, process: Process) -> None:
+        began_ms, job = process.deadline_ms - process.spec.timeout_s * 1000, process.job
+        late_ms = began_ms - job.due_ms
+        require(late_ms <= job.interval_s * 1000, f"{job} is done, and is {late_ms} ms late")
 
     def _require_paced(self, connection: str) -> None:
         asked, now_ms = self._asked[connection], self.run.world.now_ms

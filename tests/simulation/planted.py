@@ -440,6 +440,20 @@ OUTBOX: dict[str, Plant] = {
         harsh("youmail", "intelli"),
         budget=100,
     ),
+    "outbox_waits_for_a_rest": Plant(
+        "What was decided is not told while its account or stream is left alone.",
+        (
+            edit(
+                _DELTA,
+                "_run",
+                ("self._publish_outbox()\n    not_before_ms", "not_before_ms"),
+                (
+                    '"left_alone"] += 1\n        return\n',
+                    '"left_alone"] += 1\n        return\n    self._publish_outbox()\n',
+                ),
+            ),
+        ),
+    ),
     "refused_entries_ignored": Plant(
         "Entries of a batch that SNS refuses are taken for published.",
         (edit(queues.Topic, "publish", ('if answer.get("Failed"):', "if False:")),),
@@ -578,6 +592,7 @@ CURSOR: dict[str, Plant] = {
         "Of a full list the sync token of its last page is kept.",
         (edit(ringcentral, "_listed", ("token = token or sync.token", "token = sync.token")),),
         of("ringcentral", minutes=3, mutations=10, moving=0.6, reconciles=False),
+        first=80,
         where=SMALL,
     ),
     "since_is_newest": Plant(
@@ -609,6 +624,10 @@ MARKS: dict[str, Plant] = {
         (edit(marks, "settled", (">= overlap_s * 1000", ">= 0")),),
         quiet("youmail", moving=0.4, minutes=2, mutations=1),
         where=(put(upstream, "YouMail", late_youmail), youmail_of("entry", "contact")),
+    ),
+    "read_when_it_was_done": Plant(
+        "A drain answers for what was seen while it was at work.",
+        (edit(_DELTA, "_finish", ("drained_ms=drain.began_ms", "drained_ms=self._world.clock()")),),
     ),
     "settled_despite_news": Plant(
         "A mark goes with a drain that saw something newer, which may be over again.",
@@ -693,6 +712,17 @@ DELETIONS: dict[str, Plant] = {
         (edit(pipeline, "_delta_jobs", ("if elements or full:", "if elements:")),),
         of("youmail", "kirimdev", reconciles=True, minutes=3, mutations=8),
     ),
+    "listed_by_any_drain": Plant(
+        "A drain of what is new is taken for a listing from end to end.",
+        (
+            edit(
+                _DELTA,
+                "_finish",
+                ("drain.full and self._stream.reconcile_s", "self._stream.reconcile_s"),
+            ),
+        ),
+        of("kirimdev", "ringcentral", reconciles=True, minutes=3),
+    ),
     "one_sighting": Plant(
         "What is missing from one list was deleted.",
         (edit(decide, "decide_missing", ("if not record.missing_ms:", "if False:")),),
@@ -735,6 +765,30 @@ ACCOUNTS: dict[str, Plant] = {
         "An account lies in a shard that nobody checks.",
         (put(state, "shard_of", _nowhere), put(pipeline, "shard_of", _nowhere)),
         of("youmail", "intelli", accounts=3, shards=2),
+    ),
+    "looked_for_in_one_shard": Plant(
+        "An account is not found while the shards are split.",
+        (edit(state, "shards_before", ("while shards > 1", "while False")),),
+        lambda seed: replace(scenario.fleet(seed), splits=True, replays=True),
+    ),
+    "never_moved": Plant(
+        "An account stays where it was before the shards were split.",
+        (edit(pipeline, "_settled", ("if shard != job.shard and", "if False and")),),
+        lambda seed: replace(scenario.fleet(seed), splits=True),
+    ),
+    "moved_without_its_marks": Plant(
+        "An account that is moved to another shard forgets what is pending.",
+        (
+            edit(
+                state,
+                "account_move",
+                (
+                    "{**item,",
+                    "{**{n: one for n, one in held.items() if n != 'pending'}, **old['Key'],",
+                ),
+            ),
+        ),
+        lambda seed: replace(scenario.fleet(seed), splits=True),
     ),
     "empty_at_first": Plant(
         "What comes to an account that was empty is taken for what was there before.",
@@ -1058,6 +1112,17 @@ REPLAYS: dict[str, Plant] = {
         (edit(_DELTA, "_repeated", ("if since_ms is None or is_endless:", "if True:")),),
         replayed("youmail", "kirimdev"),
     ),
+    "replay_done_with_first": Plant(
+        "What asks for events to be told again is taken away before they are decided.",
+        (
+            edit(
+                _DELTA,
+                "_finish",
+                ("self._ask_again(", "self._settle_replays(drain)\n    self._ask_again("),
+            ),
+        ),
+        lambda seed: replace(rough(seed), replays=True),
+    ),
     "replay_under_other_ids": Plant(
         "What is told again has an id of its own.",
         (
@@ -1143,6 +1208,49 @@ WAITING: dict[str, Plant] = {
         (put(state.State, "note_answered", lambda *args: None),),
         ailing("silent", "youmail", "intelli", minutes=8, silence=True, shards=2, accounts=2),
     ),
+    "stream_failures_forgotten": Plant(
+        "A stream that fails again and again is asked for no more rarely.",
+        (edit(_DELTA, "note_trouble", ("self._state.failures + 1", "1")),),
+        ailing("odd", "youmail", "intelli", fetches=True, minutes=16),
+    ),
+    "stream_not_left_alone": Plant(
+        "A stream whose answers cannot be read is asked for as if nothing had happened.",
+        (put(_DELTA, "note_trouble", lambda *args: None),),
+        ailing("odd", "youmail", "intelli", fetches=True, minutes=4),
+    ),
+    "budget_of_one_pauses_all": Plant(
+        "An account whose own budget is used up has the connection paused.",
+        (edit(Pollwire, "rest", ("if self.shares_rate(connection):", "if True:")),),
+        quiet("ringcentral", tight=True, accounts=2, interval_s=20, reconciles=False),
+    ),
+    "watched_for_ever": Plant(
+        "A message whose status is final is watched on.",
+        (put(_DELTA, "_unwatch", lambda *args: None),),
+        quiet("kirimdev", watches=True, reconciles=False, mutations=12),
+    ),
+    "one_silent_is_an_outage": Plant(
+        "A provider that does not answer for one account is asked for no other.",
+        (edit(pipeline, "_is_outage", ("if not all(", "if not any(")),),
+        of(
+            "youmail", "intelli", accounts=2, sick="silent", silence=True, reconciles=False,
+            knobs=Knobs(), minutes=4,
+        ),
+    ),
+    "late_check_done": Plant(
+        "Checks that pile up are done one after the other.",
+        (put(due, "is_late", lambda job, now_ms: False),),
+        of("youmail", "intelli", knobs=Knobs(late=0.8)),
+    ),
+    "notified_if_due_only": Plant(
+        "A quiet account is not checked when its provider tells of a change.",
+        (edit(pipeline, "_due_accounts", ("bool(job.account) or due.is_due", "due.is_due")),),
+        scenario.prompt,
+    ),
+    "second_notification_lost": Plant(
+        "What a provider tells within five seconds of a check is not looked for.",
+        (edit(state, "pushed_due_ms", ("min(said_ms, now_ms) + apart_ms", "now_ms - apart_ms")),),
+        scenario.prompt,
+    ),
     "deltas_unpaced": Plant(
         "Deltas ask as fast as they can.",
         (put(Pollwire, "await_turn", lambda *args: None),),
@@ -1182,7 +1290,7 @@ WAITING: dict[str, Plant] = {
     ),
     "pushed_twice_at_once": Plant(
         "Of two notifications at the same time each claims the account.",
-        (edit(state.State, "claim_push", ('f" AND {same}"', '""')),),
+        (edit(state.State, "claim_push", ("AND {same}", "AND (attribute_exists(pk) OR {same})")),),
         scenario.pushed,
     ),
     "sick_one_stops_all": Plant(

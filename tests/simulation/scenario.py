@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import random
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -79,6 +78,9 @@ PATIENT = 16
 #: One of so many runs, at least, goes on until nothing is to be read once more.
 SETTLED = 4
 
+#: One of so many runs with notifications has nothing else for long, and nothing goes wrong.
+PROMPT = 4
+
 #: How far a provider's clock is ahead of ours.
 SKEWS = (0, 0, 0, 0, -600, 90)
 
@@ -120,6 +122,8 @@ class Scenario:
 
         everywhere: It becomes of all accounts of the first provider.
 
+        fetches: It becomes of the requests of deltas only, and checks do well.
+
         recovers: Who is sick is well again when healing begins, and every promise holds then.
 
         silence: A check that nobody answers is an outage, however few were asked.
@@ -137,6 +141,8 @@ class Scenario:
 
         shards: Of each connection.
 
+        splits: There are twice as many of them at some time.
+
         connections: Of each provider, each of them with all of its accounts.
 
         shared: The credential is the connection's, where the provider lets accounts share one.
@@ -153,9 +159,13 @@ class Scenario:
 
         watches: Messages are sent and watched.
 
+        flips: What happens is mostly back where it was soon after.
+
         small: Pages, decisions, transactions and pending sets are full after a few things.
 
         pushes: Probability that a provider notifies of what happens there; others try to, then.
+
+        prompt: What a provider notifies of is told soon, though nothing is scheduled.
 
         hurried: A drain of several pages takes more than one invocation, so that it shows nothing
             that is missing.
@@ -177,6 +187,7 @@ class Scenario:
     interrupts: str = ""
     replays: bool = False
     shards: int = 1
+    splits: bool = False
     connections: int = 1
     shared: bool = False
     slowest_s: int = 0
@@ -185,13 +196,16 @@ class Scenario:
     skew_s: int = 0
     lying: bool = False
     watches: bool = False
+    flips: bool = False
     small: bool = False
     hurried: bool = False
     everywhere: bool = False
+    fetches: bool = False
     recovers: bool = False
     tight: bool = False
     silence: bool = False
     pushes: float = 0.0
+    prompt: bool = False
     rate: float = 50.0
     knobs: Knobs = field(default_factory=Knobs)
 
@@ -204,7 +218,8 @@ class Scenario:
         knobs = self.knobs
         troubled = knobs.fault or knobs.lost or knobs.late or knobs.refused
         troubled = troubled or knobs.left or knobs.slow
-        odd = self.interrupts or self.sleeps or self.hostile or self.lying or self.replays
+        odd = self.interrupts or self.hostile or self.lying or self.replays
+        odd = odd or self.splits or (self.sleeps and not self.prompt)
         return not (troubled or odd or self.tight or self.recovers or self.reconciles)
 
 
@@ -241,6 +256,7 @@ def fleet(seed: int) -> Scenario:
         swarm(seed),
         accounts=chance.choice((2, 2, 2, 3)),
         shards=chance.choice((1, 2, 2, 4)),
+        splits=random.Random(f"splits {seed}").random() < 0.15,
         connections=chance.choice((1, 1, 1, 1, 1, 2)),
         shared=chance.random() < 0.5,
         interrupts=chance.choice(("", "removed", "paused", "suspended")),
@@ -268,6 +284,8 @@ def platform(seed: int) -> dict[str, Any]:
 def pushed(seed: int) -> Scenario:
     """Draw a scenario in which providers notify of what happens, or somebody in their name."""
     chance = random.Random(f"pushed {seed}")  # not what the run itself draws from
+    if chosen("prompt", seed, PROMPT):
+        return prompt(seed)
     given = (swarm if chance.random() < 0.7 else fleet)(seed)
     return replace(
         given,
@@ -275,6 +293,20 @@ def pushed(seed: int) -> Scenario:
         pushes=chance.choice((0.5, 1.0)),
         mutations=given.mutations + 2,
         rate=chance.choice((50.0, 5.0, 1.0)),
+    )
+
+
+def prompt(seed: int) -> Scenario:
+    """Draw a scenario in which nobody looks for what happens but when he is notified."""
+    return replace(
+        calm(seed),
+        upstreams=("ringcentral",),
+        moving=0.0,
+        watches=False,
+        prompt=True,
+        pushes=1.0,
+        sleeps=40,
+        slowest_s=240,
     )
 
 
@@ -295,7 +327,10 @@ def neighbours(seed: int) -> Scenario:
             sick=sick,
             everywhere=True,
         )
-    return replace(given, accounts=2, sick=sick, removes=not sick)
+    # Not even where one that nobody answers would be enough for an outage: the other is answered.
+    silence = given.is_calm and sick in ("later", "silent")
+    watches = given.watches and not silence
+    return replace(given, accounts=2, sick=sick, removes=not sick, silence=silence, watches=watches)
 
 
 def outage(seed: int) -> Scenario:
@@ -310,6 +345,7 @@ def outage(seed: int) -> Scenario:
         accounts=chance.choice((1, 2)),
         shards=chance.choice((1, 1, 2)),
         silence=chance.random() < 0.7,
+        fetches=random.Random(f"fetches {seed}").random() < 0.2,
     )
 
 
@@ -355,6 +391,9 @@ def swarm(seed: int) -> Scenario:
         names = [chance.choice(("ringcentral", "kirimdev"))]
         small = {"accounts": 2, "interval_s": 20, "minutes": 2}
         return replace(given, tight=True, upstreams=tuple(names), watches=False, **small)
+    if random.Random(f"flips {seed}").random() < 0.008:
+        flips = {"flips": True, "upstreams": ("ringcentral",), "moving": 0.0, "knobs": Knobs()}
+        return replace(given, interval_s=20, minutes=3, mutations=6, **flips)
     return given
 
 
@@ -572,6 +611,7 @@ class Run:
         self.world.witnesses.append(self.custody.call)
         self.lambdas.is_loud = is_probed(scenario.seed)
         self.world.watchers.append(self._watch)
+        self.world.vanished = self._require_missed
         self._ticks: list[tuple[int, int]] = []
         self._mutations: list[int] = []
         self._mutated_ms = START_MS
@@ -659,7 +699,10 @@ class Run:
         self._mutations = sorted(
             instants.randrange(START_MS, end_ms) for _ in range(self.scenario.mutations)
         )
-        self._acts = list(self._operator(instants, end_ms))
+        if self.scenario.prompt:
+            # What is told right after a check waits for the next.
+            self._mutations = sorted([*self._mutations, *(one + 2000 for one in self._mutations)])
+        self._acts = sorted(self._operator(instants, end_ms), key=itemgetter(0))
         for minute_ms in range(START_MS, end_ms, MINUTE_MS):
             if START_MS < minute_ms <= START_MS + slept_ms:
                 continue
@@ -694,6 +737,8 @@ class Run:
             yield again_ms, lambda: undo(upstream)
         if given.replays:
             yield instants.randrange(START_MS, end_ms), self._replay
+        if given.splits:
+            yield instants.randrange(START_MS, end_ms), self._split
 
     def heal(self) -> None:
         """Run until nothing is left to do, faults and mutations being over."""
@@ -756,8 +801,8 @@ class Run:
         return sorted(found)
 
     def settle(self) -> None:
-        # A quiet account is due only then.
-        patience = self.scenario.slowest_s // 60
+        # A quiet account is due only then, and one that is moved a minute later.
+        patience = self.scenario.slowest_s // 60 + self.scenario.splits
         for number in range(HEALING_MAX):
             # Who gives way to what is pending, and who rests, is asked a minute later.
             is_out = self._is_out() or (self.scenario.tight and not self.is_quiet())
@@ -870,9 +915,10 @@ class Run:
 
     # What an operator does
 
-    def shard(self, account: str) -> int:
-        """Say where an operator finds an account."""
-        return zlib.crc32(account.encode()) % self.scenario.shards
+    def shards(self, connection: str, account: str) -> list[int]:
+        """Say where an account lies: in one shard, or in another one."""
+        places = [pk.rpartition("#") for pk, sk in self.world.aws.items if sk == account]
+        return [int(number) for of, _, number in places if of == f"shard#{connection}"]
 
     def _write(self, operation: str, pk: str, sk: str, **params: Any) -> None:
         if (pk, sk) not in self.world.aws.items:
@@ -880,11 +926,18 @@ class Run:
         where = {"TableName": self.world.deployed.table, "Key": items.key(pk, sk)}
         self.world.aws.call("dynamodb", operation, {**where, **params})
 
+    def _known(self, connection: Connection) -> Connection:
+        """Read a connection as it is by now."""
+        found = self.lambdas.registry().connection(connection.name)
+        assert found
+        return found
+
     def _accounts(self, upstream: Upstream) -> Iterator[tuple[str, str]]:
         """Name the keys of its first account, one for each connection."""
         account = upstream.members[0].id
         for connection in upstream.connections():
-            yield f"shard#{connection.name}#{self.shard(account)}", account
+            for shard in self.shards(connection.name, account) or [0]:
+                yield f"shard#{connection.name}#{shard}", account
 
     def _remove(self, upstream: Upstream) -> None:
         self.unwanted[upstream.members[0].id] = self.world.now_ms
@@ -923,7 +976,15 @@ class Run:
             for member in self.well(upstream):
                 # One that was removed meanwhile is told of nothing.
                 with suppress(Conflict):
-                    self.lambdas.registry().order(connection, member.id, elements)
+                    found = self.lambdas.registry().order(
+                        self._known(connection), member.id, elements
+                    )
+                    if found != bool(self.shards(connection.name, member.id)):
+                        raise Broken(f"{member.id} is looked for in vain")
+
+    def _split(self) -> None:
+        for _, connection in self.connections():
+            self.lambdas.registry().grow(connection.name, 2 * connection.shards)
 
     def _unpause(self, upstream: Upstream) -> None:
         self.unwanted.clear()
@@ -1009,7 +1070,7 @@ class Run:
             for connection in upstream.connections():
                 # One that was removed meanwhile is watched no more.
                 with suppress(Conflict):
-                    registry.watch(connection, account, identity, end_ms)
+                    registry.watch(self._known(connection), account, identity, end_ms)
 
         return watch
 
@@ -1051,6 +1112,8 @@ class Run:
         """I4: version, cursor and sequence of a stream never go down."""
         if any(old > new for old, new in zip(before, after, strict=True)):
             raise Broken(f"I4: {pk} went from {before} to {after}")
+        if after[3] > before[3]:
+            self.pace.drained(pk, after[3])
         if after[3] and not before[3]:
             self.baselines_ms[pk] = self.world.now_ms
             self.baselines[pk] = {
@@ -1058,6 +1121,15 @@ class Run:
                 for (of, sk), item in self.world.aws.items.items()
                 if of == pk and sk != "cursor"
             }
+
+    def _require_missed(self, pk: str, sk: str) -> None:
+        """I1: what leaves without a trace is believed to be gone when it is missing twice."""
+        _, connection, *of = pk.split("#")
+        thing = (of[0], of[1], sk.removeprefix("r#"))
+        states = self.upstream_of(connection).states.get(thing, [])
+        shown = any(one.deleted and not one.missing for one in states)
+        if states and not shown and of[1] != "message-status":
+            raise Broken(f"I1: {thing} is taken to be deleted though it was missing once only")
 
     def baselined(self, thing: tuple[str, str, str, str]) -> bool:
         """Tell whether a thing was recorded when its stream was first read to its end."""
@@ -1089,6 +1161,8 @@ class Run:
     def ails(self, process: Process | None) -> bool:
         """Tell whether what an invocation asks for is at a provider, or of an account, that is."""
         if not self.sick or process is None or process.job is None:
+            return False
+        if self.scenario.fetches and process.spec.stage == "check":
             return False
         if self.scenario.everywhere:
             return self.upstream_of(process.job.connection) is self.upstreams[0]

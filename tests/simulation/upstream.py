@@ -125,6 +125,10 @@ class Upstream:
     def operations(self) -> tuple[Operation, ...]:
         raise NotImplementedError
 
+    def flips(self) -> tuple[Operation, ...]:
+        """Name what brings back what was before, with no time that tells one from the other."""
+        return self.operations()
+
     def revivals(self, account: str) -> tuple[Operation, ...]:
         """Name what may happen besides where something was deleted: mostly it comes back."""
         return ()
@@ -155,7 +159,8 @@ class Upstream:
         if self.scenario.hostile and chance.random() < 0.3:
             self.simulator.fail_next("", chance.choice(self.faults), chance.randrange(1, 4))
         for _ in range(chance.choice((1, 1, 1, 2, 3))):
-            chance.choice((*self.operations(), *self.revivals(account)))(chance, account)
+            happens = (*self.operations(), *self.revivals(account))
+            chance.choice(self.flips() if self.scenario.flips else happens)(chance, account)
         self.note()
 
     def recover(self) -> None:
@@ -511,6 +516,7 @@ class OfIntelli(Upstream):
 
 class OfRingCentral(Upstream):
     name = "ringcentral"
+    _flipped = False
     streams = ("message-store", "presence")
     faults = ("html", "empty", "truncated", "429", "503")
 
@@ -657,6 +663,13 @@ class OfRingCentral(Upstream):
     def _be(self, chance: Chance, account: str) -> None:
         status = chance.choice(("TakeAllCalls", "DoNotAcceptAnyCalls"))
         self.simulator.set_presence(account, dndStatus=status, message=self.version())
+
+    def flips(self) -> tuple[Operation, ...]:
+        return (self._flip,)
+
+    def _flip(self, chance: Chance, account: str) -> None:
+        self._flipped = not self._flipped
+        self.simulator.set_presence(account, message="back soon" if self._flipped else "")
 
 
 class OfKirimdev(Upstream):

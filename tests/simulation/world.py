@@ -260,6 +260,8 @@ class World:
         of = seed if plan is None else f"{seed} {sorted(plan.items())}"
         self.is_terse = not chosen("talkative", of, TALKATIVE)
         self.validates = plan is not None and chosen("validated", of, VALIDATED)
+        self.vanished: Callable[[str, str], None] = lambda pk, sk: None
+        self._missing: set[tuple[str, str]] = set()
         self._outboxes: dict[tuple[str, str], Process | None] = {}
         self._main = getcurrent()
         self._permissions = _permissions(deployed)
@@ -468,10 +470,18 @@ class World:
             raise
         for at in cursors:
             if "outbox" in self.aws.items[at]:
-                self._outboxes[at] = self.current
+                self._outboxes.setdefault(at, self.current)
             elif self._outboxes.pop(at, self.current) is not self.current:
                 self.reached["outbox published by another"] += 1
         return answer
+
+    def require_told(self, pk: str) -> None:
+        """I10: whoever did a job of a stream has told all that was decided before."""
+        process, left_by = self.current, self._outboxes.get((pk, "cursor"))
+        if not process or not left_by:
+            return
+        if left_by is process or -1 < left_by.ended_step <= process.began_step:
+            raise Broken(f"I10: what was decided of {pk} waits for another job to be told")
 
     def _note(self, operation: str, params: Mapping[str, Any]) -> None:
         """Count what is worth to have been reached, and have looked at what was written."""
@@ -485,12 +495,21 @@ class World:
     def _note_decision(self, actions: Iterable[Mapping[str, Any]]) -> None:
         for action in actions:
             item = action.get("Put", {}).get("Item", {})
+            if "missing_at" in item or "gone" in item:
+                self._note_missing(item)
             for name in ("back_digest", "missing_at", "gone", "reason"):
                 self.reached[f"record: {name}"] += name in item
             self.reached["drain saved"] += (
                 "drain"
                 in action.get("Update", {}).get("UpdateExpression", "").partition("REMOVE")[0]
             )
+
+    def _note_missing(self, item: Mapping[str, Any]) -> None:
+        key = item["pk"]["S"], item["sk"]["S"]
+        if "missing_at" in item:
+            self._missing.add(key)
+        elif key not in self._missing:
+            self.vanished(*key)
 
     def _progress(self, at: tuple[str, str]) -> tuple[int, ...]:
         """Read what must never go down of a stream."""

@@ -60,12 +60,7 @@ class Queues:
         entries = (
             {"MessageBody": _message(job), "DelaySeconds": delay_s(job, now_ms)} for job in jobs
         )
-        try:
-            return self._send(self._checks_url.format(provider=provider), entries)
-        except (BotoCoreError, ClientError) as error:
-            # Those of the other providers are sent nevertheless.
-            reason = type(error).__name__
-            raise NotPublished(f"SQS does not take the checks of {provider}: {reason}") from error
+        return self._send(self._checks_url.format(provider=provider), entries)
 
     def send_deltas(self, jobs: Iterable[DeltaJob]) -> int:
         """
@@ -79,12 +74,26 @@ class Queues:
         streams: dict[str, list[DeltaJob]] = {}
         for job in jobs:
             streams.setdefault(job.stream, []).append(job)
-        return sum(
-            self._send(self._deltas_url.format(stream=stream), map(_delta_entry, queued))
-            for stream, queued in streams.items()
-        )
+        sent, refused = 0, None
+        for stream, queued in streams.items():
+            try:
+                url = self._deltas_url.format(stream=stream)
+                sent += self._send(url, map(_delta_entry, queued))
+            except NotPublished as error:
+                refused = error
+        if refused:
+            raise refused
+        return sent
 
     def _send(self, url: str, entries: Iterable[dict[str, Any]]) -> int:
+        try:
+            return self._sent(url, entries)
+        except (BotoCoreError, ClientError) as error:
+            # What goes to other queues is sent nevertheless.
+            queue, reason = url.rpartition("/")[2], type(error).__name__
+            raise NotPublished(f"SQS does not take what {queue} is sent: {reason}") from error
+
+    def _sent(self, url: str, entries: Iterable[dict[str, Any]]) -> int:
         def send(batch: list[dict[str, Any]]) -> tuple[int, int]:
             numbered: Any = [{"Id": str(number), **entry} for number, entry in enumerate(batch)]
             answer = self._client.send_message_batch(QueueUrl=url, Entries=numbered)
