@@ -79,6 +79,9 @@ PATIENT = 8
 #: One of so many runs, at least, goes on until nothing is to be read once more.
 SETTLED = 4
 
+#: In one of so many of these, something happens when all else has been read for good.
+ALONE = 3
+
 #: How far a provider's clock is ahead of ours.
 SKEWS = (0, 0, 0, 0, -600, 90)
 
@@ -704,10 +707,10 @@ class Run:
         while self._mutations:
             self._mutations.pop()
             self.mutate()
-        for upstream in self.upstreams:
-            upstream.recover()
-        self._skip()
-        self.settle()
+        self._rest()
+        if self.is_alone:
+            self.mutate("alone")
+            self._rest()
         if self._redrive():
             self._skip()
             if not self.is_quiet():
@@ -720,6 +723,12 @@ class Run:
             self.minute()
             self.settle()
         self._have_it_told_again()
+
+    def _rest(self) -> None:
+        for upstream in self.upstreams:
+            upstream.recover()
+        self._skip()
+        self.settle()
 
     def _have_it_told_again(self) -> None:
         if not self.scenario.replays:
@@ -1075,6 +1084,12 @@ class Run:
         slow = given.is_calm or given.lying or given.reconciles
         slow = slow or self.is_patient or is_silent(given.seed)
         return not (slow or self.world.plan is not None or chosen("settled", given.seed, SETTLED))
+
+    @property
+    def is_alone(self) -> bool:
+        """Something happens that no mark from before has read once more: its own has to do."""
+        watched = self.scenario.watches or self.world.plan is not None
+        return not (self.is_hasty or watched) and chosen("alone", self.scenario.seed, ALONE)
 
     @property
     def is_faultless(self) -> bool:
