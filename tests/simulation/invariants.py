@@ -258,7 +258,7 @@ def _complete(
             _gone(run, where, told.get(identity_, []))
             continue
         _present(run, key, row, stream, records.get(identity_), told.get(identity_, []))
-    if (stream.reconcile_s or stream.snapshot) and not gaps:
+    if oracle.lists_all(run, name) and not gaps:
         for identity_ in told.keys() - rows.keys():
             if not oracle.is_unlisted(upstream, (*key, identity_)):
                 _gone(run, f"{key} {identity_}", told[identity_])

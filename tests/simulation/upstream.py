@@ -224,6 +224,18 @@ class Upstream:
         return int(self.clock() * 1000) - chance.randrange(most_s * 1000)
 
 
+#: Objects of YouMail that nobody made, by stream; and what changes with another stream's.
+OBJECTS = (
+    *(("account", "account"), ("settings", "settings")),
+    *(("entitlement", "account"), ("entitlement", "ecommerce")),
+)
+ALSO = {
+    "account": ("entitlement", "account"),
+    "entitlement": ("account", "account"),
+    "ecommerce": ("entitlement", "ecommerce"),
+}
+
+
 class OfYouMail(Upstream):
     name = "youmail"
     streams = FIELDS
@@ -253,12 +265,22 @@ class OfYouMail(Upstream):
                 self.simulator.leave_voicemail(account)
                 self.simulator.add_contact(account)
                 self.simulator.order(account)
+            # What opens something may stand in an object: it is nobody's to publish.
+            self.simulator._accounts[account].settings["pin"] = self.secret(account)
+            for stream, identity in OBJECTS:
+                self._remember(Change(stream, "", identity, 0, account), int(self._true() * 1000))
             said = ",".join(name if name in self.streams else "" for name in FIELDS)
             settings = {"fields": said}
             self.members.append(Member(account, settings, secret))
 
     def _token_name(self, account: str) -> str:
         return str(self.simulator._accounts[account].password)
+
+    def _remember(self, change: Change, now_ms: int) -> None:
+        super()._remember(change, now_ms)
+        if change.stream in ALSO:
+            stream, identity = ALSO[change.stream]
+            super()._remember(change._replace(stream=stream, id=identity), now_ms)
 
     def operations(self) -> tuple[Operation, ...]:
         every: dict[str, tuple[Operation, ...]] = {
@@ -274,6 +296,7 @@ class OfYouMail(Upstream):
             "contact": (
                 self._add, self._add, self._rename, self._rename_back_in_time,
                 self._rename_and_back, self._drop, self._add_alike, self._add_unreadable,
+                self._rename_and_fall,
             ),
             "entitlement": (self._entitle,),
             "account": (self._profile,),
@@ -438,6 +461,12 @@ class OfYouMail(Upstream):
         one = self.pick(chance, account, "contact")
         for name in ("A", "B", "A") if one else ():
             self.simulator.update_contact(one, lastName=name)
+
+    def _rename_and_fall(self, chance: Chance, account: str) -> None:
+        """Rename one while the poll host is restored, so that what it says is less than before."""
+        self._rename(chance, account)
+        fallen = (0, int(self.clock() * 1000) - 86_400_000 - next(self.number))
+        self.simulator.set_stamp(account, "contact", chance.choice(fallen))
 
     def _drop(self, chance: Chance, account: str) -> None:
         self._of("contact", "delete_contact")(chance, account)
