@@ -193,6 +193,10 @@ def _texts(fields: Fields) -> Fields:
     told = dict(fields)
     if "conversationId" in told:
         told["conversationId"] = str(told["conversationId"])
+    told["to"] = [
+        {name: str(one) if name == "extensionId" else one for name, one in end.items()}
+        for end in told["to"]
+    ]
     if "attachments" in told:
         told["attachments"] = [{**one, "id": str(one["id"])} for one in told["attachments"]]
     return told

@@ -384,6 +384,7 @@ def paged(seed: int) -> Scenario:
 SIZES = (
     (youmail, "PAGE_LENGTH", 2),
     (kirimdev, "LIMIT", 2),
+    (kirimdev, "CHECK_QUERY", {**kirimdev.CHECK_QUERY, "limit": "2"}),
     (ringcentral, "RECORDS", 2),
     (intelli, "ROWS_MAX", 4),
     (drain, "ROWS_MAX", 3),
@@ -418,9 +419,9 @@ def verifier_of(upstream: Upstream) -> str:
     return f"{CANARY}-{upstream.name}-push"
 
 
-def notification(upstream: Upstream, sent: Sent, now_ms: int) -> dict[str, Any]:
+def notification(upstream: Upstream, sent: Sent, now_ms: int, secret: str) -> dict[str, Any]:
     """Make what a provider sends when something happened to an account."""
-    path, secret = f"/{sent.connection}", verifier_of(upstream)
+    path = f"/{sent.connection}"
     if upstream.name == "ringcentral":
         body = pushing.told(now_ms, sent.account)
         return pushing.request(path, body, {"verification-token": secret})
@@ -729,6 +730,8 @@ class Run:
             upstream.recover()
         self._skip()
         self.settle()
+        for upstream in self.upstreams:
+            upstream.rest()
 
     def _have_it_told_again(self) -> None:
         if not self.scenario.replays:
@@ -999,12 +1002,14 @@ class Run:
         for upstream, connection in self.connections():
             account = chance.choice(upstream.journal or upstream.members)
             sent = Sent(connection.name, getattr(account, "account", "") or account.id)
-            told = notification(upstream, sent, self.world.now_ms)
+            now_ms = self.world.now_ms
+            told = notification(upstream, sent, now_ms, verifier_of(upstream))
             # Others send it without what verifies it, or what was sent before once more.
             again = chance.sample(self.notified, min(len(self.notified), chance.choice((0, 0, 2))))
-            for event, of in ((told, sent), *again, ({**told, "headers": {}}, sent)):
-                push = partial(self.lambdas.push, event, of)
-                self._acts.append((self.world.now_ms, push))
+            forged = notification(upstream, sent, now_ms, "somebody's"), {**told, "headers": {}}
+            for event, of in ((told, sent), *again, *((one, sent) for one in forged)):
+                push = partial(self.lambdas.push, event, of, refused=event in forged)
+                self._acts.append((now_ms, push))
             self.notified = [*self.notified, (told, sent)][-3:]
         self._acts.sort(key=itemgetter(0))
 
@@ -1111,7 +1116,7 @@ class Run:
     def shares_rate(self, connection: str) -> bool:
         """Tell whether the accounts of a connection share one rate budget."""
         upstream = self.upstream_of(connection)
-        return self.providers[upstream.name].shares_rate or self.shares(upstream)
+        return upstream.name == "kirimdev" or self.shares(upstream)
 
     def upstream_of(self, connection: str) -> Upstream:
         name = connection.partition("-")[0]
