@@ -248,6 +248,7 @@ def _complete(
     require(not unknown, f"{key}: {unknown} cannot be read, and nobody was told")
     odd = upstream.unreadable[name, account]
     noted = any(pk == where and sk.startswith("q#") for pk, sk in run.world.aws.items)
+    noted = noted or oracle.is_crowded(upstream, key)
     require(noted or not odd, f"{key}: {odd} cannot be read, and nothing says so")
     # What was made and not deleted, by the provider's own journal: our listing must have it, too.
     last = {one.id: one.kind for one in upstream.journal if (one.account, one.stream) == key[1:]}
@@ -479,8 +480,8 @@ def freshness(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
                 happened[key].append(one)
         for key, changes in happened.items():
             overlap_ms = run.providers[upstream.name].streams[key[2]].overlap_s * 1000
-            # Who has just got a token that is refused waits for another one.
-            intervals = 3 if upstream.revoked_ms else 2
+            # Who finds that the token another one got is refused, too, waits before he asks again.
+            intervals = 5 if upstream.revoked_ms else 2
             most_ms = intervals * 1000 * run.scenario.interval_s + overlap_ms + WAY_MS
             _require_fresh(changes, first(told.get(key, [])), most_ms)
 
