@@ -244,17 +244,16 @@ def _complete(
     rows = {row.id: row for page in pages for row in page.rows}
     bad = {one.key for page in pages for one in page.bad}
     where = f"stream#{connection}#{account}#{name}"
+    crowded, odd = oracle.is_crowded(upstream, key), upstream.unreadable[name, account]
     unknown = [one for one in bad if (where, f"q#{one}") not in run.world.aws.items]
-    require(not unknown, f"{key}: {unknown} cannot be read, and nobody was told")
-    odd = upstream.unreadable[name, account]
+    require(crowded or not unknown, f"{key}: {unknown} cannot be read, and nobody was told")
     noted = any(pk == where and sk.startswith("q#") for pk, sk in run.world.aws.items)
-    noted = noted or oracle.is_crowded(upstream, key)
-    require(noted or not odd, f"{key}: {odd} cannot be read, and nothing says so")
+    require(crowded or noted or not odd, f"{key}: {odd} cannot be read, and nothing says so")
     # What was made and not deleted, by the provider's own journal: our listing must have it, too.
     last = {one.id: one.kind for one in upstream.journal if (one.account, one.stream) == key[1:]}
     # But for calls, which end by themselves, and for a second that holds more than can be listed.
     gaps = any(page.gaps for page in pages) or any(one.startswith("gap:") for one in rows)
-    unlisted = name == "presence" or gaps or oracle.is_crowded(upstream, key)
+    unlisted = name == "presence" or gaps or crowded
     for identity_ in (one for one, kind in last.items() if kind != "deleted"):
         found = identity_ in rows or unlisted
         require(found, f"I1: {key} {identity_} is at the provider, and our listing lacks it")

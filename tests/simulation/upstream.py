@@ -173,6 +173,8 @@ class Upstream:
 
     def _revoke(self, chance: Chance, account: str) -> None:
         """Have no access token be valid any more, however young."""
+        if self.scenario.is_calm and self.revoked_ms:
+            return  # Who is refused twice waits: that is not soon.
         self.simulator.expire_tokens()
         self.revoked_ms = int(self._true() * 1000)
 
