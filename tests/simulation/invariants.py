@@ -247,8 +247,9 @@ def _complete(
     crowded, odd = oracle.is_crowded(upstream, key), upstream.unreadable[name, account]
     unknown = [one for one in bad if (where, f"q#{one}") not in run.world.aws.items]
     require(crowded or not unknown, f"{key}: {unknown} cannot be read, and nobody was told")
-    noted = any(pk == where and sk.startswith("q#") for pk, sk in run.world.aws.items)
-    require(crowded or noted or not odd, f"{key}: {odd} cannot be read, and nothing says so")
+    if odd and not crowded:
+        noted = any(pk == where and sk.startswith("q#") for pk, sk in run.world.aws.items)
+        require(noted, f"{key}: {odd} cannot be read, and nothing says so")
     # What was made and not deleted, by the provider's own journal: our listing must have it, too.
     last = {one.id: one.kind for one in upstream.journal if (one.account, one.stream) == key[1:]}
     # But for calls, which end by themselves, and for a second that holds more than can be listed.

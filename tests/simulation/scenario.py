@@ -80,7 +80,7 @@ PATIENT = 8
 SETTLED = 4
 
 #: In one of so many of these, something happens when all else has been read for good.
-ALONE = 3
+ALONE = 6
 
 #: How far a provider's clock is ahead of ours.
 SKEWS = (0, 0, 0, 0, -600, 90)
