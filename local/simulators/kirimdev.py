@@ -155,6 +155,7 @@ class Kirimdev:
         self._home: dict[str, str] = {}  # Account by id of a conversation or message, for good.
         self._cache: dict[tuple[str, str], tuple[float, dict[str, Any], str]] = {}
         self._faults = Faults()
+        self._cursors = 0
         self._ids = count(1)
         self.add_organisation("sample", SAMPLE_KEY)
         self.add_account("sample", SAMPLE_ACCOUNT)
@@ -320,6 +321,11 @@ class Kirimdev:
             self._organisations[organisation].tokens = 0
             self._organisations[organisation].refilled_s = self.clock()
 
+    def end_cursors(self) -> None:
+        """Have no cursor be valid any more that was given out before."""
+        with self._lock:
+            self._cursors += 1
+
     def fail_next(self, path_prefix: str, kind: str, times: int = 1) -> None:
         """
         Let the next requests under a path fail.
@@ -459,7 +465,8 @@ class Kirimdev:
         limit = query.get("limit", "25")
         if not re.fullmatch("[0-9]{1,3}", limit) or not 1 <= int(limit) <= 100:
             raise _Refused(400, "invalid_request_error", "invalid_limit")
-        shape = json.dumps([account, [query.get(name) for name in PARAMETERS]])
+        parameters = [query.get(name) for name in PARAMETERS]
+        shape = json.dumps([account, self._cursors, parameters])
         number, after = self._opened(query.get("cursor"), shape)
         cached_under = (account, json.dumps([shape, limit, query.get("cursor")]))
         expires_s, answer, etag = self._cache.get(cached_under, (0.0, {}, ""))

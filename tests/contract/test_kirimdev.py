@@ -363,6 +363,17 @@ def test_a_second_change_in_the_same_millisecond_collides_in_the_etag_and_shows_
     assert mark(after) != mark(before)
 
 
+def test_an_etag_that_speaks_of_a_row_of_the_future_is_not_sent(simulator, wire, clock):
+    one, other = fill(simulator, clock, 2)
+    simulator.assign(one, at_ms=int(clock.now_s * 1000) + 86_400_000)
+    before = check(wire)
+    clock.now_s += 60
+    simulator.assign(other)
+
+    assert not before.etag
+    assert mark(check(wire, before)) != mark(before)
+
+
 def test_an_unread_count_that_falls_below_the_highest_shows_in_the_rows(simulator, wire):
     simulator.new_conversation(ACCOUNT.id, unread_count=5)
     read = simulator.new_conversation(ACCOUNT.id, unread_count=3)

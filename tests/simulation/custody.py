@@ -92,6 +92,7 @@ class Custody:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._is_probed = is_probed(run.scenario.seed)
+        self._groups: dict[str, tuple[str, str, str]] = {}
         self._known: dict[str, tuple[str, set[str], set[str]]] = {}
 
     # I5: requests
@@ -153,11 +154,20 @@ class Custody:
                 require(own, f"I5: {operation} of {pk}/{sk} for {process.job}")
         elif operation == "SendMessageBatch" and isinstance(process.job, CheckJob | Sent):
             _queued(process.job, params)
+            self._grouped(params)
         text = repr(params)
         without_secrets(operation, text)
         if service != "sns" and "stream#" not in text:
             # Between stages, and in what a check knows, there are keys and marks only.
             impersonal(operation, text)
+
+    def _grouped(self, params: Params) -> None:
+        """I6: the jobs of a stream wait for each other, and for no other's."""
+        for entry in params["Entries"] if params["QueueUrl"].endswith(".fifo") else ():
+            said = json.loads(entry["MessageBody"])
+            of = said["connection"], said["account"], said["stream"]
+            owner = self._groups.setdefault(entry["MessageGroupId"], of)
+            require(owner == of, f"I6: jobs of {of} and {owner} have one group")
 
 
 def _opened(headers: Mapping[str, str]) -> list[str]:

@@ -416,10 +416,15 @@ class Lambda:
         event = _scheduled(schedule.input, minute_ms)
         self._invoke(spec, event, lambda process, answer: None)
 
-    def push(self, event: Mapping[str, Any], sent: Sent) -> None:
+    def push(self, event: Mapping[str, Any], sent: Sent, *, refused: bool) -> None:
         """Have something taken that was sent to the function URL; nobody waits for the answer."""
         (spec,) = (one for one in self.world.deployed.functions.values() if one.stage == "push")
-        self._invoke(spec, event, lambda process, answer: None).job = sent
+
+        def ended(process: Process, answer: Any) -> None:
+            if refused and answer and answer["statusCode"] == 200:
+                raise Broken(f"I5: somebody notifies in the name of {sent.connection}")
+
+        self._invoke(spec, event, ended).job = sent
 
     def poll(self) -> None:
         """Hand out messages of every queue that may have some."""

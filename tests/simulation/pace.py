@@ -374,9 +374,10 @@ class Pace:
 
     def _token(self, upstream: Upstream, scope: Scope) -> None:
         now_ms = self.run.world.now_ms
-        apart_ms = now_ms - self._tokens.get(scope, 0)
+        last_ms = self._tokens.get(scope, 0)
+        apart_ms = now_ms - last_ms
         least_ms = RENEWAL_MS if upstream.name == "ringcentral" else 0
-        if self.run.is_faultless:
+        if self.run.is_faultless and upstream.revoked_ms < last_ms:
             least_ms = int(upstream.simulator.token_s * 500)
         require(apart_ms >= least_ms, f"{scope} gets another token after {apart_ms} ms")
         self._tokens[scope] = now_ms

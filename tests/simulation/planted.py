@@ -1310,7 +1310,161 @@ WAITING: dict[str, Plant] = {
     ),
 }  # fmt: skip
 
+
+def drawn(family: str, *names: str, **fields: Any) -> Callable[[int], Scenario]:
+    """Draw it as a family does, for one of some providers."""
+    return lambda seed: replace(
+        getattr(scenario, family)(seed), upstreams=(names[seed % len(names)],), **fields
+    )
+
+
+#: One thing happens when all else has been read.
+ALONE = put(scenario, "ALONE", 1)
+
+PRESENCE = put(upstream.OfRingCentral, "streams", ("presence",))
+
+PROVIDERS: dict[str, Plant] = {
+    "marks_only_rise": Plant(
+        "A composite answer that says less than the one before is no change.",
+        (
+            edit(
+                youmail.YouMail,
+                "check",
+                (
+                    "if stored and raw == stored",
+                    "if stored and _composite(raw) <= _composite(stored)",
+                ),
+            ),
+        ),
+        drawn("calm", "youmail", mutations=1),
+        where=(ALONE, youmail_of("contact")),
+    ),
+    "half_an_entitlement": Plant(
+        "Of what stands in for the entitlements only one object is looked up.",
+        (edit(youmail.YouMail, "delta", ('("account", "ecommerce")', '("account",)')),),
+        where=(youmail_of("entitlement"),),
+    ),
+    "snapshot_forgotten": Plant(
+        "A list without tombstones is taken for one that has them.",
+        (
+            put(
+                youmail.YouMail,
+                "streams",
+                {
+                    **youmail.STREAMS,
+                    "greeting": replace(youmail.STREAMS["greeting"], snapshot=False),
+                },
+            ),
+        ),
+        quiet("youmail", mutations=12),
+        where=(youmail_of("greeting"),),
+    ),
+    "pin_published": Plant(
+        "What opens a mailbox is told with its settings.",
+        (put(youmail, "SECRETS", ()),),
+        where=(youmail_of("settings"),),
+    ),
+    "refused_token_kept": Plant(
+        "A token that is refused before its time is used until then.",
+        (edit(ringcentral._Session, "get", ("token.refuse(used)", "pass")),),
+        drawn("calm", "ringcentral"),
+        where=(ALONE,),
+    ),
+    "seven_calls_are_all": Plant(
+        "A call that is not among the seven that are listed has ended.",
+        (edit(ringcentral, "_lists_all", ("len(listed) < CALLS_MAX", "True")),),
+        quiet("ringcentral", mutations=12),
+        where=(PRESENCE,),
+    ),
+    "intermediate_is_the_end": Plant(
+        "A call that goes on elsewhere has ended.",
+        (
+            edit(
+                ringcentral,
+                "_call",
+                ('str(raw.get("terminationType")).lower() == "final" and ', ""),
+            ),
+        ),
+        quiet("ringcentral", mutations=12),
+        where=(PRESENCE,),
+    ),
+    "ids_of_ends_as_numbers": Plant(
+        "Ids within a message are told as numbers that no float can hold.",
+        (put(ringcentral, "END_IDS", ()),),
+    ),
+    "mark_is_the_newest": Plant(
+        "A mark is the time of the newest change; a deletion has none.",
+        (edit(ringcentral, "_check_messages", ("[sync.token, *sorted(found)]", "[]")),),
+        drawn("calm", "ringcentral"),
+        where=(ALONE, put(upstream.OfRingCentral, "streams", ("message-store",))),
+    ),
+    "etag_of_the_future": Plant(
+        "A validator is sent though a row of the future has made it.",
+        (
+            edit(
+                kirimdev,
+                "_check_conversations",
+                ('"" if _is_ahead(rows, response.date_ms) else etag', "etag"),
+            ),
+        ),
+        of("kirimdev", mutations=8, knobs=Knobs(lost=0.01)),
+        where=(ALONE, put(scenario, "SETTLED", 1)),
+    ),
+    "check_in_inbox_order": Plant(
+        "A check looks at the first conversations of the inbox, not at what changed last.",
+        (
+            edit(
+                kirimdev,
+                "_check_conversations",
+                ("CHECK_QUERY", '{"limit": CHECK_QUERY["limit"]}'),
+            ),
+        ),
+        drawn("paged", "kirimdev", reconciles=False, mutations=8),
+        where=(ALONE, put(scenario, "SETTLED", 1)),
+    ),
+    "dead_cursor_kept": Plant(
+        "A list goes on from a cursor that will never be valid again.",
+        (
+            edit(
+                kirimdev, "_page", ('Restart("conversations: the', 'Malformed("conversations: the')
+            ),
+        ),
+        drawn("paged", "kirimdev", hurried=True, reconciles=False),
+    ),
+    "status_goes_back": Plant(
+        "A status is told as it comes, older ones too.",
+        (edit(kirimdev, "_watched", ("rank=RANKS.get(status, 0)", "rank=0")),),
+        drawn("calm", "kirimdev", watches=True, mutations=16),
+    ),
+    "bad_rows_unnoted": Plant(
+        "A row that nobody can read is passed over without a word.",
+        (edit(youmail, "rows_of", ("bad.append(_bad_row(raw_row, str(error)))", "pass")),),
+        quiet("youmail", mutations=12),
+    ),
+    "jobs_of_one_group": Plant(
+        "The jobs of all accounts wait for each other.",
+        (edit(queues, "_delta_entry", ("job.account, job.stream", '"", job.stream')),),
+        quiet("ringcentral", "youmail", accounts=2, mutations=8),
+    ),
+    "anybody_notifies": Plant(
+        "Who signs a notification with any secret is believed.",
+        (
+            edit(
+                kirimdev,
+                "_signed_s",
+                ("not any(is_same(value, wanted.hexdigest()) for value in sent)", "not sent"),
+            ),
+        ),
+        drawn("pushed", "kirimdev"),
+    ),
+    "budget_of_each": Plant(
+        "An account goes on asking when its organisation's budget is used up.",
+        (put(kirimdev.Kirimdev, "shares_rate", False),),
+        of("kirimdev", tight=True, accounts=2, interval_s=20, reconciles=False),
+    ),
+}
+
 PLANTS: dict[str, Plant] = {
     **OUTBOX, **CURSOR, **MARKS, **DELETIONS, **ACCOUNTS, **OTHERS, **CUSTODY, **CONTENT,
-    **PLATFORM, **WAITING, **REPLAYS,
+    **PLATFORM, **WAITING, **REPLAYS, **PROVIDERS,
 }  # fmt: skip

@@ -81,6 +81,9 @@ SETTLED = 4
 #: One of so many runs with notifications has nothing else for long, and nothing goes wrong.
 PROMPT = 4
 
+#: In one of so many of these, something happens when all else has been read for good.
+ALONE = 6
+
 #: How far a provider's clock is ahead of ours.
 SKEWS = (0, 0, 0, 0, -600, 90)
 
@@ -420,6 +423,7 @@ def paged(seed: int) -> Scenario:
 SIZES = (
     (youmail, "PAGE_LENGTH", 2),
     (kirimdev, "LIMIT", 2),
+    (kirimdev, "CHECK_QUERY", {**kirimdev.CHECK_QUERY, "limit": "2"}),
     (ringcentral, "RECORDS", 2),
     (intelli, "ROWS_MAX", 4),
     (drain, "ROWS_MAX", 3),
@@ -454,9 +458,9 @@ def verifier_of(upstream: Upstream) -> str:
     return f"{CANARY}-{upstream.name}-push"
 
 
-def notification(upstream: Upstream, sent: Sent, now_ms: int) -> dict[str, Any]:
+def notification(upstream: Upstream, sent: Sent, now_ms: int, secret: str) -> dict[str, Any]:
     """Make what a provider sends when something happened to an account."""
-    path, secret = f"/{sent.connection}", verifier_of(upstream)
+    path = f"/{sent.connection}"
     if upstream.name == "ringcentral":
         body = pushing.told(now_ms, sent.account)
         return pushing.request(path, body, {"verification-token": secret})
@@ -749,10 +753,10 @@ class Run:
         while self._mutations:
             self._mutations.pop()
             self.mutate()
-        for upstream in self.upstreams:
-            upstream.recover()
-        self._skip()
-        self.settle()
+        self._rest()
+        if self.is_alone:
+            self.mutate("alone")
+            self._rest()
         if self._redrive():
             self._skip()
             if not self.is_quiet():
@@ -765,6 +769,14 @@ class Run:
             self.minute()
             self.settle()
         self._have_it_told_again()
+
+    def _rest(self) -> None:
+        for upstream in self.upstreams:
+            upstream.recover()
+        self._skip()
+        self.settle()
+        for upstream in self.upstreams:
+            upstream.rest()
 
     def _have_it_told_again(self) -> None:
         if not self.scenario.replays:
@@ -1052,12 +1064,14 @@ class Run:
         for upstream, connection in self.connections():
             account = chance.choice(upstream.journal or upstream.members)
             sent = Sent(connection.name, getattr(account, "account", "") or account.id)
-            told = notification(upstream, sent, self.world.now_ms)
+            now_ms = self.world.now_ms
+            told = notification(upstream, sent, now_ms, verifier_of(upstream))
             # Others send it without what verifies it, or what was sent before once more.
             again = chance.sample(self.notified, min(len(self.notified), chance.choice((0, 0, 2))))
-            for event, of in ((told, sent), *again, ({**told, "headers": {}}, sent)):
-                push = partial(self.lambdas.push, event, of)
-                self._acts.append((self.world.now_ms, push))
+            forged = notification(upstream, sent, now_ms, "somebody's"), {**told, "headers": {}}
+            for event, of in ((told, sent), *again, *((one, sent) for one in forged)):
+                push = partial(self.lambdas.push, event, of, refused=event in forged)
+                self._acts.append((now_ms, push))
             self.notified = [*self.notified, (told, sent)][-3:]
         self._acts.sort(key=itemgetter(0))
 
@@ -1150,6 +1164,12 @@ class Run:
         return not (slow or self.world.plan is not None or chosen("settled", given.seed, SETTLED))
 
     @property
+    def is_alone(self) -> bool:
+        """Something happens that no mark from before has read once more: its own has to do."""
+        watched = self.scenario.watches or self.world.plan is not None
+        return not (self.is_hasty or watched) and chosen("alone", self.scenario.seed, ALONE)
+
+    @property
     def is_faultless(self) -> bool:
         """Nobody has had any trouble, no two do the same thing, and everything has its size."""
         given = self.scenario
@@ -1171,7 +1191,7 @@ class Run:
     def shares_rate(self, connection: str) -> bool:
         """Tell whether the accounts of a connection share one rate budget."""
         upstream = self.upstream_of(connection)
-        return self.providers[upstream.name].shares_rate or self.shares(upstream)
+        return upstream.name == "kirimdev" or self.shares(upstream)
 
     def upstream_of(self, connection: str) -> Upstream:
         name = connection.partition("-")[0]
@@ -1235,6 +1255,8 @@ class Run:
         cursor = self.world.aws.items.get((stream, "cursor"), {})
         if int(cursor.get("drained_at", {"N": "0"})["N"]) < self._mutated_ms + LATE_MS:
             return False
+        if cursor.get("place", {}).get("S") and cursor["drained_at"] == cursor["reconciled_at"]:
+            return False  # All was listed; what was deleted is said where the changes go on.
         # What went back or is missing is believed the second time.
         kept = (item for (of, _), item in self._items() if of == stream)
         return not any("back_digest" in item or "missing_at" in item for item in kept)

@@ -55,6 +55,9 @@ REGRESSIONS = {
         hurried=True,
         knobs=Knobs(fault=0.1815778983143807, weights=UNSURE),
     ),
+    "what was to be told again as deleted was back, and written twice at once": scenario.pushed(
+        9000347
+    ),
 }
 
 #: Small stories of which something is told, and the pairs of faults that are put into them.

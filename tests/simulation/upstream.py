@@ -24,7 +24,8 @@ from local.simulators.intelli import Intelli
 from local.simulators.kirimdev import Kirimdev
 from local.simulators.ringcentral import RingCentral
 from local.simulators.youmail import TRASH, YouMail
-from tests.simulation.oracle import State, held
+from tests.simulation.oracle import CALLS_MAX, State, held
+from tests.simulation.world import chosen
 
 if TYPE_CHECKING:
     from tests.simulation.scenario import Scenario
@@ -34,6 +35,9 @@ CANARY = "CANARY-OF-TWEET"
 
 #: Requests a minute of an account, or of all of a key, where that is little.
 BUDGET, UNBOUND = 4, 1_000_000
+
+#: Later than anything.
+NEVER_MS = 10**15
 
 Clock = Callable[[], float]
 Chance = random.Random
@@ -85,6 +89,8 @@ class Upstream:
         states: What each thing was, one after the other, by account, stream and id.
 
         faults: What its answers may be for a while, as its simulator calls it.
+
+        revoked_ms: When access tokens were last made invalid before their time.
     """
 
     name = ""
@@ -105,6 +111,7 @@ class Upstream:
         self.watch: Callable[[str, str], None] = lambda account, identity: None
         self.unreadable: dict[tuple[str, str], set[str]] = defaultdict(set)
         self.states: dict[tuple[str, str, str], list[State]] = {}
+        self.revoked_ms = 0
         self._seen = 0
         self.interval_s, self.reconciles = scenario.interval_s, scenario.reconciles
         self.scenario = scenario
@@ -170,6 +177,16 @@ class Upstream:
     def unbind(self) -> None:
         """Let everybody ask as much as they like."""
 
+    def rest(self) -> None:
+        """Note that all there is was read."""
+
+    def _revoke(self, chance: Chance, account: str) -> None:
+        """Have no access token be valid any more, however young."""
+        if self.scenario.is_calm and self.revoked_ms:
+            return  # Who is refused twice waits: that is not soon.
+        self.simulator.expire_tokens()
+        self.revoked_ms = int(self._true() * 1000)
+
     def note(self) -> None:
         """Read what was added to the simulator's journal."""
         now_ms = int(self._true() * 1000)
@@ -233,6 +250,18 @@ class Upstream:
         return int(self.clock() * 1000) - chance.randrange(most_s * 1000)
 
 
+#: Objects of YouMail that nobody made, by stream; and what changes with another stream's.
+OBJECTS = (
+    *(("account", "account"), ("settings", "settings")),
+    *(("entitlement", "account"), ("entitlement", "ecommerce")),
+)
+ALSO = {
+    "account": ("entitlement", "account"),
+    "entitlement": ("account", "account"),
+    "ecommerce": ("entitlement", "ecommerce"),
+}
+
+
 class OfYouMail(Upstream):
     name = "youmail"
     streams = FIELDS
@@ -262,6 +291,10 @@ class OfYouMail(Upstream):
                 self.simulator.leave_voicemail(account)
                 self.simulator.add_contact(account)
                 self.simulator.order(account)
+            # What opens something may stand in an object: it is nobody's to publish.
+            self.simulator._accounts[account].settings["pin"] = self.secret(account)
+            for stream, identity in OBJECTS:
+                self._remember(Change(stream, "", identity, 0, account), int(self._true() * 1000))
             said = ",".join(name if name in self.streams else "" for name in FIELDS)
             settings = {"fields": said}
             self.members.append(Member(account, settings, secret))
@@ -269,13 +302,19 @@ class OfYouMail(Upstream):
     def _token_name(self, account: str) -> str:
         return str(self.simulator._accounts[account].password)
 
+    def _remember(self, change: Change, now_ms: int) -> None:
+        super()._remember(change, now_ms)
+        if change.stream in ALSO:
+            stream, identity = ALSO[change.stream]
+            super()._remember(change._replace(stream=stream, id=identity), now_ms)
+
     def operations(self) -> tuple[Operation, ...]:
         every: dict[str, tuple[Operation, ...]] = {
             "history": (self._call, self._call_late),
             "entry": (
                 self._leave, self._leave, self._leave_late, self._record_late, self._transcribe,
                 self._transcribe, self._read, self._trash, self._restore, self._purge,
-                self._ahead, self._leave_unreadable,
+                self._ahead, self._leave_unreadable, self._revoke,
             ),
             "greeting": (
                 self._greet, self._greet, self._forget_greeting, self._greet_once_more,
@@ -283,6 +322,7 @@ class OfYouMail(Upstream):
             "contact": (
                 self._add, self._add, self._rename, self._rename_back_in_time,
                 self._rename_and_back, self._drop, self._add_alike, self._add_unreadable,
+                self._rename_and_fall,
             ),
             "entitlement": (self._entitle,),
             "account": (self._profile,),
@@ -448,6 +488,12 @@ class OfYouMail(Upstream):
         for name in ("A", "B", "A") if one else ():
             self.simulator.update_contact(one, lastName=name)
 
+    def _rename_and_fall(self, chance: Chance, account: str) -> None:
+        """Rename one while the poll host is restored, so that what it says is less than before."""
+        self._rename(chance, account)
+        fallen = (0, int(self.clock() * 1000) - 86_400_000 - next(self.number))
+        self.simulator.set_stamp(account, "contact", chance.choice(fallen))
+
     def _drop(self, chance: Chance, account: str) -> None:
         self._of("contact", "delete_contact")(chance, account)
 
@@ -521,6 +567,7 @@ class OfRingCentral(Upstream):
     faults = ("html", "empty", "truncated", "429", "503")
 
     def _make(self, chance: Chance, accounts: int) -> None:
+        self._hides_until_ms = 0
         self.simulator = RingCentral(
             self.clock,
             token_s=chance.choice((120, 3600)),
@@ -555,24 +602,37 @@ class OfRingCentral(Upstream):
         self.simulator.light_per_minute = UNBOUND
 
     def operations(self) -> tuple[Operation, ...]:
-        always: tuple[Operation, ...] = (
-            self._voicemail, self._sms, self._change, self._change, self._change_back, self._read,
-            self._delete, self._restore, self._purge, self._expire, self._unreadable, self._ring,
-            self._ring, self._answer, self._hold, self._hang_up, self._vanish, self._be,
-        )  # fmt: skip
         # Only a full listing shows what this did.
-        return (*always, self._forget) if self.reconciles else always
+        forgets = (self._forget,) if self.reconciles else ()
+        every: dict[str, tuple[Operation, ...]] = {
+            "message-store": (
+                self._voicemail, self._sms, self._change, self._change, self._change_back,
+                self._read, self._delete, self._restore, self._purge, self._expire,
+                self._unreadable, self._revoke, *forgets,
+            ),
+            "presence": (
+                self._ring, self._ring, self._answer, self._hold, self._hang_up, self._hang_up,
+                self._vanish, self._be, self._revoke,
+            ),
+        }  # fmt: skip
+        return tuple(one for name in self.streams for one in every[name])
 
     def _expire(self, chance: Chance, account: str) -> None:
         """Have no sync token be valid any more."""
         self.simulator.expire_syncs(chance.choice(("MSG-333", "CMN-101")))
+        self._hides_until_ms = NEVER_MS
         now_ms = int(self._true() * 1000)
         self.stirred += [Told(one.id, "message-store", "", "", now_ms) for one in self.members]
 
     def hides(self, stream: str, state: State) -> bool:
         """Without a token that is valid it is the messages that are left which are listed."""
-        expired = any(sync.error for sync in self.simulator._syncs.values())
-        return state.missing or (stream == "message-store" and expired)
+        return state.missing or (
+            stream == "message-store" and state.since_ms < self._hides_until_ms
+        )
+
+    def rest(self) -> None:
+        # All that there is was listed since: what is deleted from now on is told by name.
+        self._hides_until_ms = min(self._hides_until_ms, int(self._true() * 1000))
 
     def _unreadable(self, chance: Chance, account: str) -> None:
         """Receive a message that is said to be another extension's."""
@@ -590,7 +650,10 @@ class OfRingCentral(Upstream):
             self.simulator.change_message(one, subject=self.version(), at_ms=at_ms)
 
     def _voicemail(self, chance: Chance, account: str) -> None:
-        self.simulator.leave_voicemail(account, subject=self.version())
+        number = self.version()
+        # No float can hold such an id.
+        to = [{"phoneNumber": "+16505819987", "extensionId": 9007199254740993 + int(number[1:])}]
+        self.simulator.leave_voicemail(account, subject=number, to=to)
 
     def _sms(self, chance: Chance, account: str) -> None:
         chance.choice((self.simulator.receive_sms, self.simulator.send_sms))(
@@ -637,7 +700,10 @@ class OfRingCentral(Upstream):
             self.simulator.purge(one)
 
     def _ring(self, chance: Chance, account: str) -> None:
-        self.simulator.ring(account, f"+1415{self.version()[1:]}")
+        """Ring; now and then more lines than are listed at once."""
+        number = self.version()[1:]
+        for line in range(1 if int(number) % 5 else CALLS_MAX + 1):
+            self.simulator.ring(account, f"+1415{number}{line}")
 
     def _call(self, chance: Chance, account: str) -> str:
         calls = self.simulator._accounts[account].calls
@@ -683,10 +749,12 @@ class OfKirimdev(Upstream):
             dropped=chance.choice((70, 100)),
             micros=chance.choice((0, 456)),
             unread_touches=chance.random() < 0.5,
-            ignore_updated_since=chance.random() < 0.1,
+            # Then a change may be none of the few that a small check looks at.
+            ignore_updated_since=chance.random() < 0.1 and not self.scenario.small,
             validators=chance.random() < 0.9,
             seed=chance.randrange(1000),
-            on_page=self._turn if self.scenario.small and self.scenario.moving else None,
+            on_page=self._turn if self.scenario.moving else None,
+            out_of_order=chosen("out of order", self.scenario.seed, 3),
         )
         self._turning = random.Random(chance.random())
         self._turned: set[str] = set()
@@ -708,10 +776,15 @@ class OfKirimdev(Upstream):
         budget.reads_per_minute = budget.tokens = UNBOUND
 
     def operations(self) -> tuple[Operation, ...]:
-        always = (
+        always: tuple[Operation, ...] = (
             self._begin, self._begin, self._inbound, self._assign, self._assign_back,
             self._assign_late, self._status, self._unreadable,
         )  # fmt: skip
+        # A small list may be full of what is ahead of its time, and what follows it waits.
+        if not (self.scenario.small or self.scenario.is_calm):
+            always += (self._assign_ahead,)
+        if self.scenario.small:
+            always += (self._end_cursors,)
         if self.watches:
             return (*always, self._send, self._progress, self._progress)
         # Only a full listing shows what these did.
@@ -724,6 +797,11 @@ class OfKirimdev(Upstream):
     def _turn(self, stream: str, number: int) -> None:
         """Bring what comes last to the front now and then, while the list is turned."""
         account = self.members[0].id
+        if not self.scenario.small:
+            if self._turning.random() < 0.1:
+                self._assign_late(self._turning, account)
+                self.note()
+            return
         held = self.simulator._accounts[account].conversations
         readable = [one for one in held if one not in self.unreadable["conversations", account]]
         if stream == "conversations" and len(readable) > 2 and self._turning.random() < 0.5:
@@ -753,6 +831,14 @@ class OfKirimdev(Upstream):
             back_s = chance.choice((1, 2, 5, 40) if self.reconciles else (1, 2, 5))
             at_ms = int(self.clock() * 1000) - back_s * 1000
             self.simulator.assign(one, self.version(), at_ms=at_ms)
+
+    def _assign_ahead(self, chance: Chance, account: str) -> None:
+        if one := self._pick(chance, account):
+            at_ms = int(self.clock() * 1000) + 86_400_000
+            self.simulator.assign(one, self.version(), at_ms=at_ms)
+
+    def _end_cursors(self, chance: Chance, account: str) -> None:
+        self.simulator.end_cursors()
 
     def _begin(self, chance: Chance, account: str) -> None:
         self.simulator.new_conversation(account)

@@ -382,8 +382,8 @@ def state_outlives_the_stack(template: Template) -> Complaints:
             yield f"{name}: no point-in-time recovery"
         if table.get("BillingMode") != "PAY_PER_REQUEST":
             yield f"{name}: not on demand"
-        if "TableName" in table:
-            yield f"{name}: a new stack would collide with the retained table"
+        for odd in {"TableName", "TimeToLiveSpecification"} & table.keys():
+            yield f"{name}: {odd}: a new stack would collide with it, or it would forget"
 
 
 #: What may be another stack's, by the condition under which it is our own, and the parameter.

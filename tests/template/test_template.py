@@ -154,6 +154,7 @@ WRONG: list[tuple[Callable[[rules.Template], rules.Complaints], str, Any]] = [
     (rules.state_outlives_the_stack, "Key.UpdateReplacePolicy", "Delete"),
     (rules.state_outlives_the_stack, "State.Properties.PointInTimeRecoverySpecification", None),
     (rules.state_outlives_the_stack, "State.Properties.TableName", "state"),
+    (rules.state_outlives_the_stack, "State.Properties.TimeToLiveSpecification", {"Enabled": True}),
     (rules.a_table_and_a_key_can_be_adopted, "State.Condition", None),
     (rules.a_table_and_a_key_can_be_adopted, "Key.Condition", "OwnState"),
     (rules.a_table_and_a_key_can_be_adopted, "Events.Properties.KmsMasterKeyId", {"Ref": "Key"}),

@@ -425,7 +425,9 @@ class Delta:
         self, decision: decide.Decision, first: int, decided_ms: int
     ) -> Iterator[tuple[Event | None, Record]]:
         told = set()
-        for one in decision.repeats:
+        # What was deleted and is back is told once, as what it is now.
+        changed = {change.row.id for change in decision.changes}
+        for one in (repeat for repeat in decision.repeats if repeat.change.row.id not in changed):
             told.add(one.change.row.id)
             event = self._composer.event(one.change, one.sequence, one.decided_ms, one.epoch)
             yield event, decision.records[one.change.row.id]

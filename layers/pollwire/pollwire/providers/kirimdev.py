@@ -50,6 +50,7 @@ from pollwire.errors import (
 from pollwire.exchange import OK, Fetch, Notification, Pushed, Request, Response
 from pollwire.model import NOTHING, Account, BadRow, Checking, Page, Row, Seen, Start, Stream
 from pollwire.providers import (
+    INSTANT_MS_MAX,
     canonical,
     canonical_id,
     fits_header,
@@ -284,10 +285,21 @@ def _check_conversations(
     if response.status == 200:
         rows, more = _list(response.json())
         etag = _validator(response)
-        return etag, _hash([etag, more is not None, [_telling(row) for row in rows]])
+        digest = _hash([etag, more is not None, [_telling(row) for row in rows]])
+        return "" if _is_ahead(rows, response.date_ms) else etag, digest
     if not etag:
         raise Malformed("304, but nothing was sent that it could confirm")
     return etag, digest
+
+
+def _is_ahead(rows: list[Any], date_ms: int | None) -> bool:
+    """Tell whether a row is of the future: an ETag of its time says nothing of what follows."""
+    latest_ms = INSTANT_MS_MAX if date_ms is None else date_ms + SLACK_MS
+    for row in rows:
+        with suppress(Malformed):
+            if isinstance(row, dict) and iso_ms(row.get("updated_at"), "") > latest_ms:
+                return True
+    return False
 
 
 def _check_watched(
