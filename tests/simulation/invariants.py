@@ -506,7 +506,8 @@ def freshness(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
             soon_ms = PUSHED_MS
         happened: dict[Key, list[Told]] = defaultdict(list)
         for one in upstream.stirred:
-            for key in _keys(upstream, one) if one.account not in run.out else ():
+            unseen = one.stream == "presence" and one.account in upstream.crowded
+            for key in _keys(upstream, one) if not (unseen or one.account in run.out) else ():
                 happened[key].append(one)
         for key, changes in happened.items():
             overlap_ms = run.providers[upstream.name].streams[key[2]].overlap_s * 1000

@@ -1166,8 +1166,9 @@ class Run:
     @property
     def is_alone(self) -> bool:
         """Something happens that no mark from before has read once more: its own has to do."""
-        watched = self.scenario.watches or self.world.plan is not None
-        return not (self.is_hasty or watched) and chosen("alone", self.scenario.seed, ALONE)
+        given = self.scenario
+        watched = given.watches or given.prompt or self.world.plan is not None
+        return not (self.is_hasty or watched) and chosen("alone", given.seed, ALONE)
 
     @property
     def is_faultless(self) -> bool:

@@ -90,6 +90,8 @@ class Upstream:
 
         faults: What its answers may be for a while, as its simulator calls it.
 
+        crowded: Accounts that once had more calls than are listed: some were to be seen later only.
+
         revoked_ms: When access tokens were last made invalid before their time.
     """
 
@@ -112,6 +114,7 @@ class Upstream:
         self.unreadable: dict[tuple[str, str], set[str]] = defaultdict(set)
         self.states: dict[tuple[str, str, str], list[State]] = {}
         self.revoked_ms = 0
+        self.crowded: set[str] = set()
         self._seen = 0
         self.interval_s, self.reconciles = scenario.interval_s, scenario.reconciles
         self.scenario = scenario
@@ -182,8 +185,8 @@ class Upstream:
 
     def _revoke(self, chance: Chance, account: str) -> None:
         """Have no access token be valid any more, however young."""
-        if self.scenario.is_calm and self.revoked_ms:
-            return  # Who is refused twice waits: that is not soon.
+        if self.scenario.prompt or (self.scenario.is_calm and self.revoked_ms):
+            return  # Who is refused waits, as soon as it is twice: what comes then comes late.
         self.simulator.expire_tokens()
         self.revoked_ms = int(self._true() * 1000)
 
@@ -490,9 +493,12 @@ class OfYouMail(Upstream):
 
     def _rename_and_fall(self, chance: Chance, account: str) -> None:
         """Rename one while the poll host is restored, so that what it says is less than before."""
+        before = self.simulator._accounts[account].stamps["contact"]
         self._rename(chance, account)
         fallen = (0, int(self.clock() * 1000) - 86_400_000 - next(self.number))
-        self.simulator.set_stamp(account, "contact", chance.choice(fallen))
+        # What it says again after a change says nothing.
+        fallen_to = chance.choice(fallen) if before else fallen[1]
+        self.simulator.set_stamp(account, "contact", fallen_to)
 
     def _drop(self, chance: Chance, account: str) -> None:
         self._of("contact", "delete_contact")(chance, account)
@@ -704,6 +710,8 @@ class OfRingCentral(Upstream):
         number = self.version()[1:]
         for line in range(1 if int(number) % 5 else CALLS_MAX + 1):
             self.simulator.ring(account, f"+1415{number}{line}")
+        if len(self.simulator._accounts[account].calls) > CALLS_MAX:
+            self.crowded.add(account)
 
     def _call(self, chance: Chance, account: str) -> str:
         calls = self.simulator._accounts[account].calls
