@@ -1468,4 +1468,4 @@ def _context(params: Params) -> bytes:
     context = params.get("EncryptionContext", {})
     if not all(context.values()):
         raise Refused("ValidationException", "EncryptionContext values must not be empty")
-    return json.dumps(sorted(context.items())).encode()
+    return repr(sorted(context.items())).encode()

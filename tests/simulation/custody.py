@@ -29,11 +29,13 @@ from tests.simulation.world import Broken, Process, Sent
 if TYPE_CHECKING:
     from tests.simulation.scenario import Run
 
+NOTHING: Mapping[str, str] = {}
+
 Params = Mapping[str, Any]
 Keys = Iterator[tuple[str, str]]
 
 #: One of so many runs logs all there is and has each call searched: that takes its time.
-PROBED = 8
+PROBED = 12
 
 #: Parameters that mean "changed since", with the milliseconds of their unit; 0 for ISO 8601.
 SINCE = {"since": 1000, "updatedFrom": 1, "startDate": 1, "updated_since": 0}
@@ -76,14 +78,16 @@ def without_secrets(place: str, text: str) -> None:
         Broken: It does; the text itself is not repeated.
     """
     for one in SECRETS:
-        require(one not in text, f"I7: a secret is seen in {place}")
+        if one in text:
+            raise Broken(f"I7: a secret is seen in {place}")
 
 
 def impersonal(place: str, text: str) -> None:
     """Check that a text says nothing of what people said, and to whom."""
     found = [one for one in PERSONAL if one in text]
     found += _VERSION.findall(text) if "v0" in text else []
-    require(not found, f"I7: personal content is seen in {place}: {found}")
+    if found:
+        raise Broken(f"I7: personal content is seen in {place}: {found}")
 
 
 class Custody:
@@ -105,7 +109,7 @@ class Custody:
         account = process.account or getattr(process.job, "account", "")
         provider, hosts, ids = self._of(process.job.connection)
         require(account, "I5: a request is sent for no account")
-        url, form = urlsplit(request.url), request.form or {}
+        url, form = urlsplit(request.url), request.form or NOTHING
         require(url.netloc in hosts, f"I5: {url.netloc} was asked for {provider}")
         without_secrets("a URL", f"{request.url} {request.query}")
         for owner in OWNERS.findall(f"{_opened(request.headers)} {form}"):
@@ -113,7 +117,8 @@ class Custody:
             require(owner in known, f"I5: what is of {owner} was sent for {account}")
         self._since({**form, **request.query})
         named = ids.intersection((*url.path.split("/"), *form.values(), *request.query.values()))
-        require(named <= {account}, f"I5: {named} was asked for in place of {account}")
+        if not named <= {account}:
+            raise Broken(f"I5: {named} was asked for in place of {account}")
 
     def _since(self, asked: Mapping[str, str]) -> None:
         """I11: who asks for what is new does not ask for everything, nor for the future."""

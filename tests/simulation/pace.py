@@ -328,15 +328,24 @@ class Pace:
             if visit.error is None or not known:
                 continue
             blamed = self._blamed(scope, visit.error)
-            before = [step for step in self._failed[blamed] if step <= process.began_step]
-            if any(blamed[:2] == one[:2] for of in self._visits.values() for one in of):
-                before = []  # Another is at work there, and may forget what failed.
-            self._failed[blamed].append(process.ended_step)
-            least_ms = self._interval_ms() * 2 ** min(len(before), 10)
+            before = self._failed_before(blamed, visit, process)
+            least_ms = self._interval_ms() * 2 ** min(before, 10)
             wait_ms = min(least_ms, BACKOFF_MS_MAX) // 2
             wait_ms = max(wait_ms, getattr(visit.error, "retry_after_s", 0) * 1000)
-            why = f"it failed {len(before) + 1} times: {visit.error}"
+            why = f"it failed {before + 1} times: {visit.error}"
             self._rest(blamed, wait_ms, why, process, visit)
+
+    def _failed_before(self, blamed: Scope, visit: Visit, process: Process) -> int:
+        """Note a failure; return how many had been noted in a row by who began this one."""
+        failed = self._failed[blamed]
+        before = [step for step in failed if step <= process.began_step]
+        if visit.contested:
+            failed.clear()  # The other may have done well since, and have ended before.
+        else:
+            failed.append(process.ended_step)
+        if any(blamed[:2] == one[:2] for of in self._visits.values() for one in of):
+            return 0  # Another is at work there, and may forget what failed.
+        return len(before)
 
     def _is_outage(self, process: Process, visits: Mapping[Scope, Visit]) -> bool:
         """Tell whether nobody has answered a check: that is a failure of nobody."""

@@ -70,7 +70,7 @@ TALKATIVE = 16
 VALIDATED = 8
 
 #: One of so many runs is let go on when it is at rest, and its numbers read.
-SILENT = 4
+SILENT = 8
 
 
 def chosen(what: str, seed: object, one_of: int) -> bool:
@@ -550,6 +550,8 @@ class World:
         Args:
             known: What is wanted follows from it.
         """
+        if (name, known) in self.permitted:
+            return
         permissions = self._permissions
         if (name, known) not in permissions:
             every = wanted()

@@ -114,7 +114,7 @@ class Delta:
         try:
             self._run()
         finally:
-            self._counts.update(self._world.tally() - self._before)
+            self._counts.update(self._world.spent(self._before))
             if "" in self._spent:
                 with suppress(PollwireError):
                     wait_s = self._spent[""]

@@ -114,7 +114,7 @@ def check(world: World, job: CheckJob) -> Counts:
     spent: dict[str, int] = {}
     answers = _answers(world, job, connection, provider, polled, spent)
     counts["polled"] += len(polled)
-    counts.update(world.tally() - before)
+    counts.update(world.spent(before))
     if _is_outage(connection, answers):
         counts["outage"] += 1
         asked_s = [one.retry_after_s for _, one in answers if isinstance(one, Retryable)]

@@ -114,9 +114,14 @@ class World:
     tokens: dict[tuple[str, str, bytes], Token] = field(default_factory=dict)
     notified: Notified = field(default_factory=Notified)
 
-    def tally(self) -> Counter[str]:
+    def tally(self) -> dict[str, int]:
         """Count what is paid for so far: requests to providers, calls of KMS."""
-        return Counter({**self.http.tally, "kms": self.sealer.calls})
+        return {**self.http.tally, "kms": self.sealer.calls}
+
+    def spent(self, before: Mapping[str, int]) -> dict[str, int]:
+        """Count what is paid for since a tally was made."""
+        now = self.tally().items()
+        return {name: more for name, number in now if (more := number - before.get(name, 0))}
 
     def provider(self, connection: Connection) -> Provider:
         """
