@@ -1423,11 +1423,12 @@ PROVIDERS: dict[str, Plant] = {
         where=(ALONE, put(scenario, "SETTLED", 1)),
     ),
     "dead_cursor_kept": Plant(
-        "A list goes on from a cursor that will never be valid again.",
+        "A list goes on from a cursor that will never be valid again, however often it is refused.",
         (
             edit(
                 kirimdev, "_page", ('Restart("conversations: the', 'Malformed("conversations: the')
             ),
+            put(drain, "PLACE_TRIES", 10**9),
         ),
         drawn("paged", "kirimdev", hurried=True, reconciles=False),
     ),

@@ -163,9 +163,9 @@ def test_a_sick_account_and_a_removed_one_stop_no_other():
 
 
 def test_accounts_that_share_and_that_are_interrupted_lose_nothing():
-    report = drawn("fleet", FEW // 3)
+    report = drawn("fleet", 2 * FEW)
 
-    assert report.events > 2 * FEW // 3
+    assert report.events > 4 * FEW
     require_whole(report)
 
 
@@ -211,7 +211,7 @@ def everything() -> Report:
         drawn("swarm", SWARM),
         drawn("neighbours", FEW),
         drawn("paged", FEW),
-        drawn("fleet", FEW // 3),
+        drawn("fleet", 2 * FEW),
         drawn("pushed", FEW),
         *map(one_fault, range(len(STORIES))),
     ):
