@@ -43,7 +43,7 @@ Caller = FunctionSpec | ScheduleSpec
 PUSHING = {"ringcentral", "kirimdev"}
 
 #: Runs of each provider.
-SEEDS = range(4)
+SEEDS = range(5)
 
 CALL_IDS = ("sessionId", "telephonySessionId", "partyId")
 
