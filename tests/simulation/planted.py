@@ -1422,6 +1422,23 @@ PROVIDERS: dict[str, Plant] = {
         drawn("paged", "kirimdev", reconciles=False, mutations=8),
         where=(ALONE, put(scenario, "SETTLED", 1)),
     ),
+    "flipped_back_twice": Plant(
+        "A mark goes though what was read is not what the check saw: it is so again, and stays.",
+        (put(marks, "leads_to", lambda pending, mark: True),),
+        drawn(
+            "swarm",
+            "ringcentral",
+            flips=True,
+            moving=0.8,
+            interval_s=20,
+            minutes=3,
+            mutations=6,
+            streams=1,
+            tight=False,
+            replays=False,
+            knobs=Knobs(),
+        ),
+    ),
     "dead_cursor_kept": Plant(
         "A list goes on from a cursor that will never be valid again, however often it is refused.",
         (

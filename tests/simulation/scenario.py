@@ -395,7 +395,7 @@ def swarm(seed: int) -> Scenario:
         small = {"accounts": 2, "interval_s": 20, "minutes": 2}
         return replace(given, tight=True, upstreams=tuple(names), watches=False, **small)
     if random.Random(f"flips {seed}").random() < 0.008:
-        flips = {"flips": True, "upstreams": ("ringcentral",), "moving": 0.0, "knobs": Knobs()}
+        flips = {"flips": True, "upstreams": ("ringcentral",), "knobs": Knobs()}
         return replace(given, interval_s=20, minutes=3, mutations=6, **flips)
     return given
 

@@ -393,3 +393,19 @@ def test_an_order_makes_no_room_for_a_mark(order):
     found = step("entry=1", "entry=2", full | {asked})
 
     assert found.dropped == (min(full, key=marks.seen_ms),)
+
+
+@pytest.mark.parametrize(
+    ("pending", "leads"),
+    [
+        (["presence@100@a"], True),
+        (["presence@100@a", "presence@200@b"], False),
+        (["presence@200@a", "presence@100@b"], True),
+        (["presence@100@a", f"presence@200@{marks.FULL}"], True),
+        (["presence@100@b", f"presence@200@{marks.replay(50)}"], False),
+        ([f"presence@200@{marks.FULL}"], True),
+        ([], True),
+    ],
+)
+def test_the_newest_mark_is_the_one_that_led_here(pending, leads):
+    assert marks.leads_to(pending, "a") is leads

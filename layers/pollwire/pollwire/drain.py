@@ -97,6 +97,7 @@ class Delta:
         self._seen_ms = max(map(marks.seen_ms, job.pending), default=job.due_ms)
         self._state = StreamState()
         self._pages = 0
+        self._mark = ""
         # The listing just made shows no deletion.
         self._is_blind = False
         self._spent: dict[str, int] = {}
@@ -204,7 +205,7 @@ class Delta:
             if out_of_time:
                 self._go_on()
                 return True
-        self._pages = drain.pages
+        self._pages, self._mark = drain.pages, pages[-1].mark if pages else ""
         return self._finish(drain, pages, cursor, listed)
 
     def _is_out_of_time(self) -> bool:
@@ -508,6 +509,10 @@ class Delta:
         Args:
             before_ms: When the complete drain before the last one began.
         """
+        if self._mark and not marks.leads_to(self._job.pending, self._mark):
+            # What was read is not what the check saw. It may be so again before the next check,
+            # which would see nothing new.
+            return
         done = marks.settled(self._job.pending, self._state.drained_ms, self._stream.overlap_s)
         if self._pages > 1:
             done = tuple(one for one in done if marks.seen_ms(one) <= before_ms)

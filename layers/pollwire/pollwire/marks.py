@@ -202,6 +202,12 @@ def settled(pending: Iterable[str], began_ms: int, overlap_s: int) -> tuple[str,
     )
 
 
+def leads_to(pending: Iterable[str], mark: str) -> bool:
+    """Tell whether the newest of a stream's elements has a mark; so has none at all."""
+    seen = [(at_ms, of) for _, at_ms, of in map(split, pending) if not _is_order(of)]
+    return not seen or max(seen)[1] == _own(mark)
+
+
 def _is_order(mark: str) -> bool:
     """Tell whether a mark asks for more than to look at what changed."""
     return mark == FULL or REPLAY.fullmatch(mark) is not None

@@ -383,6 +383,9 @@ class Page:
 
         steps: Its place is later than the one before in an order that the provider keeps: the list
             ends, however often rows are repeated.
+
+        mark: The mark that a check makes of the same answer, where it says how things are and not
+            since when: they may be so again. Empty otherwise.
     """
 
     rows: tuple[Row, ...]
@@ -393,6 +396,7 @@ class Page:
     whole: bool = True
     gaps: int = 0
     steps: bool = False
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)

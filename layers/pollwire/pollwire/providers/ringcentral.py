@@ -328,7 +328,10 @@ def _check_presence(session: _Session) -> Generator[Request, Response, str]:
     response = yield from session.get("presence", query, frozenset({200, 403}))
     if response.status == 403:
         return _refusal(response)
-    page = _presence(session.account, response)
+    return _presence(session.account, response).mark
+
+
+def _presence_mark(page: Page) -> str:
     volatile = STREAMS["presence"].volatile
     said = [
         [row.id, {name: row.body[name] for name in row.body.keys() - volatile}] for row in page.rows
@@ -604,12 +607,13 @@ def _presence(account: Account, response: Response) -> Page:
     rows, bad = rows_of(calls, "activeCalls", read)
     # Of two legs under one id the one that goes on counts, and the later row counts.
     rows = tuple(sorted(rows, key=lambda row: (not row.deleted, not _is_no_call(row.body), row.id)))
-    return Page(
+    page = Page(
         (_state(extension, context, answer), *rows),
         bad,
         date_ms=response.date_ms,
         whole=not bad and _lists_all(answer, listed),
     )
+    return replace(page, mark=_presence_mark(page))
 
 
 def _lists_all(answer: Mapping[str, Any], listed: list[Any] | None) -> bool:
