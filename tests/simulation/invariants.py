@@ -513,8 +513,10 @@ def freshness(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
             overlap_ms = run.providers[upstream.name].streams[key[2]].overlap_s * 1000
             news = first(told.get(key, []))
             if run.scenario.prompt:
-                # What is gone or older is seen twice, and nobody notifies of the second time.
+                # What is gone or older is seen twice, and nobody notifies of the second time, nor
+                # of anything once it heals.
                 news = [one for one in news if one["body"]["change"] == "created"]
+                changes = [one for one in changes if one.at_ms < run.healing_ms]
             _require_fresh(changes, news, soon_ms + overlap_ms + WAY_MS)
 
 

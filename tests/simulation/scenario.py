@@ -569,7 +569,7 @@ class Run:
     One run of a scenario.
 
     Attributes:
-        harmed: Steps until healing began.
+        harmed: Steps until healing began, which was at *healing_ms*.
 
         redriven: Dead jobs that were sent once more.
 
@@ -612,6 +612,7 @@ class Run:
         self.redriven = 0
         self.pace = Pace(self)
         self.began_ms = START_MS
+        self.healing_ms = 0
         self.world.written = self.pace.settle
         self.world.others_ms = self._others_ms
         self.baselines: dict[str, dict[str, str]] = {}
@@ -753,7 +754,7 @@ class Run:
     def heal(self) -> None:
         """Run until nothing is left to do, faults and mutations being over."""
         self._recover()
-        self.harmed = self.world.steps
+        self.harmed, self.healing_ms = self.world.steps, self.world.now_ms
         for minute_ms in [minute for _, minute in self._ticks]:
             self._ticks = [one for one in self._ticks if one[1] != minute_ms]
         while self._mutations:
