@@ -136,6 +136,7 @@ class Delta:
         # One that asks for everything is answered by a drain of everything only.
         done_ms = self._state.reconciled_ms if self._job.full else self._state.drained_ms
         if done_ms < max([self._job.due_ms, *map(marks.seen_ms, self._job.pending)]):
+            unsettled = False
             try:
                 unsettled = self._drain()
                 if self._is_blind:
@@ -144,7 +145,7 @@ class Delta:
             except Restart:
                 # The saved place is void: once more, from the cursor.
                 self._commit(replace(self._state, drain=None, place=""))
-                unsettled = self._drain()
+                unsettled = self._drain() or unsettled
         if not unsettled:
             self._settle(before_ms)
         if self._standing.failures:
