@@ -613,6 +613,28 @@ def test_a_deletion_that_a_listing_does_not_show_is_read_from_the_place_before(
     assert system.pending() == set()
 
 
+def test_a_deletion_that_a_listing_does_not_show_keeps_its_id_after_the_table_was_restored(
+    system, server, provider
+):
+    provider.streams = {TOKENS: LISTED}
+    server.whole = False
+    settle(system)
+    kept = system.table()
+    server.bury("b")
+    server.mark += 1
+    system.poll(STEP_S)
+    (told,) = system.deliveries()
+
+    for (_, sk), item in kept.items():
+        home = {"home": {"S": "the-former-table"}} if sk == "cursor" else {}
+        system.dynamodb.put_item(TableName=system.environment["TABLE_NAME"], Item=item | home)
+    system.world.state.ask_again(system.job(TOKENS), element(TOKENS, FULL, system.clock()))
+    system.poll(STEP_S)
+
+    assert [one.event["uuid"] for one in system.deliveries()] == [told.event["uuid"]]
+    assert not system.stream_state(TOKENS).is_restored
+
+
 def test_what_a_listing_doubts_is_listed_again_though_the_place_before_it_is_void(
     system, server, provider
 ):
