@@ -17,6 +17,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from pollwire.errors import Misconfigured
+from pollwire.items import UNREADABLE
 from pollwire.model import NAME, Connection
 from pollwire.providers import Provider, registered
 from pollwire.queues import Queues
@@ -142,7 +143,7 @@ class Session:
             )
         try:
             return self.state.connection(name)
-        except (KeyError, ValueError) as error:
+        except UNREADABLE as error:
             raise Misconfigured(
                 f"connection {name}: its item in the state table cannot be read; correct it there"
             ) from error

@@ -241,10 +241,6 @@ class Intelli:
         with self._lock:
             self._accounts[account].status = status
 
-    def set_password(self, account: str, password: str) -> None:
-        with self._lock:
-            self._accounts[account].password = password
-
     def fail_next(self, path_prefix: str, kind: str, times: int = 1) -> None:
         """
         Let the next requests under a path fail.

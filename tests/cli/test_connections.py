@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from pollwire.items import Newcomer
+from pollwire.items import Newcomer, connection_item
 from pollwire.model import Connection
 from pollwire.registry import FOREVER_MS
 
@@ -312,8 +312,17 @@ def test_a_connection_that_is_not_there_is_named(operator, word):
     operator.misused("connections", word)
 
 
-def test_one_that_cannot_be_read_is_named(operator):
-    item = {"pk": {"S": "connection"}, "sk": {"S": "shop"}}
+@pytest.mark.parametrize(
+    "written",
+    [
+        pytest.param({"shards": {"S": "two"}}, id="shards that are no number"),
+        pytest.param({"settings": {"S": "[]"}}, id="settings that are a list"),
+        pytest.param({"hosts": {"S": "null"}}, id="hosts that are nothing"),
+        pytest.param({"hosts": {"S": "[" * 5_000}}, id="hosts that nest too deep"),
+    ],
+)
+def test_one_that_cannot_be_read_is_named(operator, written):
+    item = connection_item(operator.connect()) | written
     operator.clients("dynamodb").put_item(TableName=operator.state._table, Item=item)
 
     assert "cannot be read" in operator.refused("connections", "show", "shop")

@@ -1913,7 +1913,7 @@ def test_an_answer_that_is_not_presence_is_malformed(fields):
         presence_of(**fields)
 
 
-@pytest.mark.parametrize("extension", ["5\0", "5" * 21, "a/b"])
+@pytest.mark.parametrize("extension", ["5\0", "5" * 21, "a/b", "~"])
 def test_whoever_is_polled_has_an_extension_that_a_filter_can_name(extension):
     answer = {"presenceStatus": "Available", "extension": {"id": extension}}
     with pytest.raises(Malformed):

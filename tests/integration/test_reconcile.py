@@ -613,6 +613,41 @@ def test_a_deletion_that_a_listing_does_not_show_is_read_from_the_place_before(
     assert system.pending() == set()
 
 
+def test_a_deletion_that_a_listing_does_not_show_keeps_its_id_after_the_table_was_restored(
+    system, server, provider
+):
+    provider.streams = {TOKENS: LISTED}
+    server.whole = False
+    settle(system)
+    kept = system.table()
+    server.bury("b")
+    server.mark += 1
+    system.poll(STEP_S)
+    (told,) = system.deliveries()
+
+    for (_, sk), item in kept.items():
+        home = {"home": {"S": "the-former-table"}} if sk == "cursor" else {}
+        system.dynamodb.put_item(TableName=system.environment["TABLE_NAME"], Item=item | home)
+    system.world.state.ask_again(system.job(TOKENS), element(TOKENS, FULL, system.clock()))
+    system.poll(STEP_S)
+
+    assert [one.event["uuid"] for one in system.deliveries()] == [told.event["uuid"]]
+    assert not system.stream_state(TOKENS).is_restored
+
+
+def test_what_a_listing_doubts_is_listed_again_though_the_place_before_it_is_void(
+    system, server, provider
+):
+    provider.streams = {TOKENS: Stream(overlap_s=60)}
+    settle(system)
+    server.things["a"]["at"] -= 1_000_000
+    server.token = 2
+    system.world.state.ask_again(system.job(TOKENS), element(TOKENS, FULL, system.clock()))
+
+    assert told_in(system, 3 * STEP_S) == [("entry", "updated", "a")]
+    assert system.pending() == set()
+
+
 def test_an_expired_token_is_made_up_for_and_repeats_nothing(system, server, provider):
     provider.streams = {TOKENS: Stream(overlap_s=60)}
     settle(system)

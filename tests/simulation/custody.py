@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pollwire.exchange import Request
-from pollwire.model import CheckJob, DeltaJob
+from pollwire.model import NOTHING, CheckJob, DeltaJob
 from pollwire.secrets import PUSH
 
 from tests.canaries import PERSONAL, forms
@@ -28,8 +28,6 @@ from tests.simulation.world import Broken, Process, Sent
 
 if TYPE_CHECKING:
     from tests.simulation.scenario import Run
-
-NOTHING: Mapping[str, str] = {}
 
 Params = Mapping[str, Any]
 Keys = Iterator[tuple[str, str]]

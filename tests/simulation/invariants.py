@@ -500,18 +500,18 @@ def freshness(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
     """I9: what is made is told soon, and nothing is told of what is long over."""
     interval_ms = 1000 * run.scenario.interval_s
     for upstream in run.upstreams:
-        # Who finds that the token another one got is refused, too, waits before he asks again.
-        soon_ms = interval_ms * (5 if upstream.revoked_ms else 2)
-        if run.scenario.prompt:
-            soon_ms = PUSHED_MS
         happened: dict[Key, list[Told]] = defaultdict(list)
         for one in upstream.stirred:
-            unseen = one.stream == "presence" and one.account in upstream.crowded
+            is_call = one.stream == "presence" and one.id != "presence"
+            unseen = is_call and one.account in upstream.crowded
             for key in _keys(upstream, one) if not (unseen or one.account in run.out) else ():
                 happened[key].append(one)
         for key, changes in happened.items():
             overlap_ms = run.providers[upstream.name].streams[key[2]].overlap_s * 1000
             news = first(told.get(key, []))
+            # Who finds that the token another one got is refused, too, waits before he asks again.
+            waits = any(0 < upstream.revoked_ms <= int(one["arrived_ms"]) for one in news)
+            soon_ms = PUSHED_MS if run.scenario.prompt else interval_ms * (5 if waits else 2)
             if run.scenario.prompt:
                 # What is gone or older is seen twice, and nobody notifies of the second time, nor
                 # of anything once it heals.

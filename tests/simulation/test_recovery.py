@@ -108,7 +108,7 @@ class Restoring(Run):
         """Tell whether a thing's own time went backwards: a restored table does not know of it."""
         body = event["body"]
         states = self.upstreams[0].states[event["ownerId"], body["stream"], body["recordId"]]
-        times_ms = [one.at_ms for one in states]
+        times_ms = [one.at_ms for one in states if one.at_ms]
         return times_ms != sorted(times_ms)
 
     def require_ends(self):

@@ -223,6 +223,8 @@ class World:
 
         permitted: Who was allowed what by now.
 
+        vanished: Is told of a record that is taken to be deleted and was not missing before.
+
         turns, faults: Where it is drawn from who goes on and when, and what goes wrong.
         poisoned: The queue that has a message that is no job; empty for none.
     """

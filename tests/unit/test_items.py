@@ -142,6 +142,13 @@ def test_a_stream_is_read_as_it_was_written(state):
     assert items.read_stream(written(state), "table") == state
 
 
+@pytest.mark.parametrize("text", ["[]", "{", "{}", '{"place": ' + "[" * 5_000])
+def test_a_drain_that_cannot_be_read_begins_anew(text):
+    odd = {**written(STATE), "drain": {"S": text}}
+
+    assert items.read_stream(odd, "table") == replace(STATE, drain=None)
+
+
 @pytest.mark.parametrize("table", ["table", "another"])
 def test_a_stream_knows_the_table_that_it_was_written_in(table):
     assert items.read_stream(written(STATE), table).is_restored is (table == "another")

@@ -98,7 +98,7 @@ class Delta:
         self._state = StreamState()
         self._pages = 0
         self._mark = ""
-        # The listing just made shows no deletion.
+        # A listing was made that shows no deletion.
         self._is_blind = False
         self._spent: dict[str, int] = {}
         self._before = world.tally()
@@ -137,6 +137,7 @@ class Delta:
         # One that asks for everything is answered by a drain of everything only.
         done_ms = self._state.reconciled_ms if self._job.full else self._state.drained_ms
         if done_ms < max([self._job.due_ms, *map(marks.seen_ms, self._job.pending)]):
+            unsettled = False
             try:
                 unsettled = self._drain()
                 if self._is_blind:
@@ -145,7 +146,7 @@ class Delta:
             except Restart:
                 # The saved place is void: once more, from the cursor.
                 self._commit(replace(self._state, drain=None, place=""))
-                unsettled = self._drain()
+                unsettled = self._drain() or unsettled
         if not unsettled:
             self._settle(before_ms)
         if self._standing.failures:
@@ -320,8 +321,8 @@ class Delta:
         state = replace(self._state, drained_ms=drain.began_ms, drain=None)
         judged = listed if self._stream.snapshot or self._stream.reconcile_s else None
         # A listing that may lack something shows no deletion: the place before it still does.
-        self._is_blind = drain.full and judged is None and bool(state.place)
-        place = state.place if self._is_blind else cursor or state.place
+        self._is_blind |= drain.full and judged is None and bool(state.place)
+        place = state.place if drain.full and self._is_blind else cursor or state.place
         if not drain.unsettled:
             # What must be seen again has to be listed again: else the cursor stays in front of it.
             state = replace(
@@ -352,7 +353,8 @@ class Delta:
 
     def _answers_for_all(self, drain: Drain, missing: decide.Decision) -> bool:
         """Tell whether all that changed since the cursor was written is told with this drain."""
-        is_whole = drain.full or not self._stream.reconcile_s
+        # A listing that shows no deletion does so together with the drain that follows.
+        is_whole = drain.full != self._is_blind or not self._stream.reconcile_s
         return is_whole and not (drain.unsettled or missing.unsettled)
 
     def _ask_again(self, missing: decide.Decision, drain: Drain) -> None:

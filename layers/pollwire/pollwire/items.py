@@ -520,7 +520,7 @@ def _read_drain(item: Item) -> Drain | None:
     try:
         drain = _known(Drain, json.loads(item["drain"]["S"]))
         return replace(drain, replays=tuple(drain.replays))
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except UNREADABLE:
         return None
 
 

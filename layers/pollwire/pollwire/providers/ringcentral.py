@@ -547,7 +547,7 @@ def _message(account: Account, raw: dict[str, Any]) -> Row:
 
 def _own_extension(account: Account, value: object) -> str:
     extension = canonical_id(value, "extensionId")
-    if not _OWN_ID.fullmatch(extension):
+    if extension == "~" or not _OWN_ID.fullmatch(extension):
         raise Malformed("extensionId: digits are expected")
     if account.id not in ("~", extension):
         raise Malformed("extensionId: it is another extension's")
