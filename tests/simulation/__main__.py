@@ -21,7 +21,7 @@ from typing import NoReturn
 from tests.simulation import scenario
 from tests.simulation.report import Report, perform
 from tests.simulation.scenario import Run
-from tests.simulation.stories import STORIES
+from tests.simulation.stories import BY_SEED
 from tests.simulation.world import FAULTS
 
 #: Families of scenarios, and how many of eighty runs are of them. Small ones find nearly
@@ -136,10 +136,9 @@ def _asked(text: str) -> Run:
             _refuse(f"{one!r:.60} is no step with a fault, as 41=crash_after; {', '.join(FAULTS)}")
         plan[int(step)] = fault
     if family == "story":
-        stories = {one.seed: one for one in STORIES}
-        numbers = ", ".join(map(str, stories))
-        found = stories.get(int(seed)) or _refuse(f"there are the stories {numbers}")
-        return Run(found, plan)
+        stories = ", ".join(map(str, BY_SEED))
+        found = BY_SEED.get(int(seed)) or _refuse(f"there are the stories {stories}")
+        return Run(found, plan or None)
     if plan:
         _refuse(f"{family}: its faults are drawn; those of a story only are planned")
     return Run(getattr(scenario, family)(int(seed)))

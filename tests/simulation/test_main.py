@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.simulation.__main__ import main
+from tests.simulation.stories import BY_SEED, PAIRED, REGRESSIONS, STORIES
 
 
 @pytest.fixture
@@ -23,12 +24,16 @@ def simulate(monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("replay", ["swarm:7", "story:48", "story:48:3=crash_after,9=duplicate"])
+@pytest.mark.parametrize("replay", ["swarm:7", "story:48", "story:93:3=duplicate,9=error_before"])
 def test_a_run_is_replayed(simulate, replay):
     status, said = simulate("--replay", replay)
 
     assert status == 0
     assert "nothing was broken" in said
+
+
+def test_each_story_has_a_seed_of_its_own():
+    assert len(BY_SEED) == len(STORIES) + len(PAIRED) + len(REGRESSIONS)
 
 
 @pytest.mark.parametrize(
