@@ -243,16 +243,17 @@ def _follow(
     session: Session, over: Connection, job: DeltaJob, identity: str, until_ms: int
 ) -> None:
     """Print each status as it is told, until one is final."""
-    shown: Record | None = None
+    shown: dict[str, Any] = {}
     while True:
         # First this: what is watched no more is written by then.
         found = session.state.listing(over, job.account)
         if found is None:
             raise missing(over.name, job.account)
         record = session.state.records(job, [identity]).get(identity)
-        if record and record != shown:
-            _print(session, record)
-            shown = record
+        if record and (facts := _status(record)) != shown:
+            text = f"{facts['told'] or '-'}  {identity}  {record.updated_at}"
+            done(session.as_json, text, facts)
+            shown = facts
         if found.standing and identity not in watched(found.standing, clock()):
             break
         sleep(LOOK_S)
@@ -261,8 +262,7 @@ def _follow(
     done(session.as_json, f"{identity}: final", {"id": identity, "done": "final"})
 
 
-def _print(session: Session, record: Record) -> None:
+def _status(record: Record) -> dict[str, Any]:
     status, _, updated = record.updated_at.partition(" ")
     facts: dict[str, Any] = {"id": record.id, "status": status, "updated": updated or None}
-    facts |= {"revision": record.rev, "told": instant(record.told_ms)}
-    done(session.as_json, f"{facts['told'] or '-'}  {record.id}  {record.updated_at}", facts)
+    return facts | {"revision": record.rev, "told": instant(record.told_ms)}

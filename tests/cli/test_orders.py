@@ -292,10 +292,10 @@ def test_a_message_is_watched(inbox):
 
 
 def test_a_message_is_followed_until_it_is_final(inbox, naps):
-    def status(rev, words):
+    def status(rev, words, **more):
         record(
             inbox,
-            Record(MESSAGE, rev, updated_at=words, told="updated", told_ms=1000 * rev),
+            Record(MESSAGE, rev, updated_at=words, told="updated", told_ms=1000 * rev, **more),
             stream="message-status", connection="inbox", account=NUMBER,
         )  # fmt: skip
 
@@ -304,7 +304,8 @@ def test_a_message_is_followed_until_it_is_final(inbox, naps):
         job = DeltaJob("inbox", 0, NUMBER, "message-status", (), 0)
         inbox.state.unwatch(job, inbox.accounts("inbox")[NUMBER].watched)
 
-    naps += [lambda: status(1, "sent 2026-11-21"), lambda: None, read]
+    naps += [lambda: status(1, "sent 2026-11-21"), lambda: None]
+    naps += [lambda: status(1, "sent 2026-11-21", back_ms=1), read]
 
     lines = inbox.done("watch", *INBOX, MESSAGE, "--follow", "--json").lines
 

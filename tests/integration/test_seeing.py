@@ -329,6 +329,26 @@ def test_what_was_deleted_is_as_old_as_its_sighting(ann, capsys):
     assert times(capsys)["lag_ms", "youmail"] == [3_000]
 
 
+@pytest.mark.parametrize("act", ["mark_read", "restore"])
+def test_what_leaves_the_providers_time_where_it_was_is_as_old_as_its_sighting(ann, capsys, act):
+    voicemail = ann.simulator.leave_voicemail(ANN)
+    ann.rest()
+    if act == "restore":
+        ann.simulator.trash(voicemail)
+        ann.rest()
+    ann.clock.advance(86_400)
+    getattr(ann.simulator, act)(voicemail)
+    capsys.readouterr()
+    ann.check()
+    ann.clock.advance(3)
+
+    ann.run_deltas()
+
+    kind = {"mark_read": "updated", "restore": "created"}[act]
+    assert ann.said()[-1] == ("entry", kind, voicemail)
+    assert times(capsys)["lag_ms", "youmail"] == [3_000]
+
+
 def test_what_there_was_at_first_is_as_old_as_its_sighting(system, capsys):
     system.connect()
     system.add_account(ANN, fields="contact", backfill="true")

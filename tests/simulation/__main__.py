@@ -3,7 +3,7 @@ The simulation, for as long as it is let.
 
     python -m tests.simulation --seconds 60 --seed 1
     python -m tests.simulation --replay swarm:31337
-    python -m tests.simulation --replay swarm:31337:41=crash_after,57=duplicate
+    python -m tests.simulation --replay story:48:3=crash_after,9=duplicate
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import NoReturn
 from tests.simulation import scenario
 from tests.simulation.report import Report, perform
 from tests.simulation.scenario import Run
-from tests.simulation.stories import STORIES
+from tests.simulation.stories import BY_SEED
 from tests.simulation.world import FAULTS
 
 #: Families of scenarios, and how many of eighty runs are of them. Small ones find nearly
@@ -38,7 +38,7 @@ SHOWN = 20
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make simulate", description="Look for a lost event.")
     parser.add_argument("--seconds", type=_seconds, default=60.0)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=_seed, default=1)
     parser.add_argument("--replay", default="")
     asked = parser.parse_args()
     return _replay(asked.replay) if asked.replay else _explore(asked.seconds, asked.seed)
@@ -50,6 +50,12 @@ def _seconds(text: str) -> float:
         if 0 < seconds <= 86_400:
             return seconds
     raise argparse.ArgumentTypeError("SECONDS: a number, more than 0, at most 86400")
+
+
+def _seed(text: str) -> int:
+    if re.fullmatch("-?[0-9]{1,12}", text):
+        return int(text)
+    raise argparse.ArgumentTypeError("SEED: a whole number, of 12 digits at most")
 
 
 def _explore(seconds: float, seed: int) -> int:
@@ -130,9 +136,12 @@ def _asked(text: str) -> Run:
             _refuse(f"{one!r:.60} is no step with a fault, as 41=crash_after; {', '.join(FAULTS)}")
         plan[int(step)] = fault
     if family == "story":
-        found = {one.seed: one for one in STORIES}.get(int(seed)) or _refuse("no such story")
-        return Run(found, plan)
-    return Run(getattr(scenario, family)(int(seed)), plan or None)
+        stories = ", ".join(map(str, BY_SEED))
+        found = BY_SEED.get(int(seed)) or _refuse(f"there are the stories {stories}")
+        return Run(found, plan or None)
+    if plan:
+        _refuse(f"{family}: its faults are drawn; those of a story only are planned")
+    return Run(getattr(scenario, family)(int(seed)))
 
 
 def _refuse(reason: str) -> NoReturn:

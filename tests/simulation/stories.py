@@ -1,5 +1,6 @@
 """
-Small scenarios in which a fault is put at every step, and every pair of faults at every two steps.
+Small scenarios in which a fault is put at every step, or every pair of faults at every two steps,
+and those that broke a promise once.
 """
 
 from __future__ import annotations
@@ -7,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 
-from tests.simulation.scenario import Run, Scenario
+from tests.simulation.scenario import Run, Scenario, pushed
 from tests.simulation.world import (
     CRASH_AFTER,
     CRASH_BEFORE,
@@ -15,6 +16,7 @@ from tests.simulation.world import (
     ERROR_AFTER,
     ERROR_BEFORE,
     FAULTS,
+    Knobs,
 )
 
 Plan = Mapping[int, str]
@@ -66,6 +68,62 @@ PAIRS = (
     (DUPLICATE, ERROR_BEFORE),
     (CRASH_BEFORE, ERROR_AFTER),
 )
+
+#: Small stories of which something is told, and the pairs of faults that are put into them.
+PAIRED = {
+    name: (
+        Scenario(seed, (name,), streams=1, minutes=1, mutations=2, moving=0.0, reconciles=False),
+        faults,
+    )
+    for name, seed, faults in (
+        ("youmail", 93, PAIRS),
+        ("intelli", 0, PAIRS),
+        ("ringcentral", 4, PAIRS[2:3]),
+        ("kirimdev", 9, PAIRS),
+    )
+}
+
+#: Mostly calls that have their effect and seem to fail, or are made twice.
+UNSURE = {
+    "crash_before": 0.01,
+    "error_before": 0.01,
+    "crash_after": 0.01,
+    "error_after": 4.01,
+    "duplicate": 4.01,
+    "timeout": 0.01,
+}
+
+#: Runs that once broke a promise, by what was wrong.
+REGRESSIONS = {
+    "a call that ended between a delta and the next check was never closed": Scenario(
+        103927, ("ringcentral",), streams=1, mutations=2, moving=0.3, reconciles=False
+    ),
+    "a call that was on hold for a moment, likewise": Scenario(
+        105520, ("ringcentral",), streams=1, mutations=2, moving=0.3, reconciles=False
+    ),
+    "a deletion was lost to a listing that was ordered, and decided no deletions": Scenario(
+        1008576,
+        ("ringcentral",),
+        streams=1,
+        interval_s=20,
+        minutes=3,
+        mutations=3,
+        moving=0.0,
+        reconciles=False,
+        listed_s=60,
+        replays=True,
+        small=True,
+        hurried=True,
+        knobs=Knobs(fault=0.1815778983143807, weights=UNSURE),
+    ),
+    "what was to be told again as deleted was back, and written twice at once": pushed(9000347),
+}
+
+#: All of them by their seeds, as a failure names them.
+BY_SEED = {
+    one.seed: one
+    for one in (*STORIES, *(story for story, _ in PAIRED.values()), *REGRESSIONS.values())
+}
 
 
 def steps(story: Scenario) -> int:

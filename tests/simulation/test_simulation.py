@@ -13,60 +13,14 @@ from pollwire.providers import registered
 
 from tests.simulation import invariants, scenario
 from tests.simulation.report import Report, many, perform
-from tests.simulation.scenario import Run, Scenario, swarm
-from tests.simulation.stories import PAIRS, STORIES, pairs, singles
-from tests.simulation.world import FAULTS, Broken, Knobs
+from tests.simulation.scenario import Run, swarm
+from tests.simulation.stories import PAIRED, REGRESSIONS, STORIES, pairs, singles
+from tests.simulation.world import FAULTS, Broken
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 #: Runs of the fixed part.
 SWARM, FEW = 800, 240
-
-#: Runs that once broke a promise, by what was wrong.
-#: Mostly calls that have their effect and seem to fail, or are made twice.
-UNSURE = {
-    "crash_before": 0.01,
-    "error_before": 0.01,
-    "crash_after": 0.01,
-    "error_after": 4.01,
-    "duplicate": 4.01,
-    "timeout": 0.01,
-}
-
-REGRESSIONS = {
-    "a call that ended between a delta and the next check was never closed": Scenario(
-        103927, ("ringcentral",), streams=1, mutations=2, moving=0.3, reconciles=False
-    ),
-    "a call that was on hold for a moment, likewise": Scenario(
-        105520, ("ringcentral",), streams=1, mutations=2, moving=0.3, reconciles=False
-    ),
-    "a deletion was lost to a listing that was ordered, and decided no deletions": Scenario(
-        1008576,
-        ("ringcentral",),
-        streams=1,
-        interval_s=20,
-        minutes=3,
-        mutations=3,
-        moving=0.0,
-        reconciles=False,
-        listed_s=60,
-        replays=True,
-        small=True,
-        hurried=True,
-        knobs=Knobs(fault=0.1815778983143807, weights=UNSURE),
-    ),
-    "what was to be told again as deleted was back, and written twice at once": scenario.pushed(
-        9000347
-    ),
-}
-
-#: Small stories of which something is told, and the pairs of faults that are put into them.
-PAIRED = {
-    "youmail": (93, PAIRS),
-    "intelli": (0, PAIRS),
-    "ringcentral": (4, PAIRS[2:3]),
-    "kirimdev": (9, PAIRS),
-}
 
 #: What the runs of the fixed part must have reached, or they prove less than they seem to.
 REACHED = (
@@ -91,8 +45,7 @@ def one_fault(number: int) -> Report:
 @cache
 def two_faults(name: str) -> Report:
     report = Report()
-    seed, faults = PAIRED[name]
-    story = Scenario(seed, (name,), streams=1, minutes=1, mutations=2, moving=0.0, reconciles=False)
+    story, faults = PAIRED[name]
     for plan in pairs(story, faults):
         perform(report, "story", story, plan)
     return report

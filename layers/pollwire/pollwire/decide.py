@@ -136,7 +136,7 @@ def decide(
             if kind:
                 state = DELETED if row.deleted else _state(row.updated_at, content)
                 again, states = _tell(states, state, rev)
-                changes.append(Change(kind, row, content, rev, again))
+                changes.append(Change(kind, row, content, rev, again, _happened_ms(old, row)))
             written[row.id] = replace(_record(row, content, rev), states=states, more=more)
     return Decision(tuple(changes), written, unsettled)
 
@@ -282,6 +282,16 @@ def _kind(old: Record | None, row: Row, mode: str) -> str:
 
 def _state(updated_at: str, content: str) -> str:
     return hashlib.sha256(canonical([updated_at, content]).encode()).hexdigest()[:8]
+
+
+def _happened_ms(old: Record | None, row: Row) -> int:
+    """
+    Say when a change happened; 0 if the row does not.
+
+    What is deleted bears the time of its last update, or none; and a time that stands where it was
+    is that of an earlier change.
+    """
+    return 0 if row.deleted or (old and row.at_ms <= old.at_ms) else row.at_ms
 
 
 def _states(old: Record, at_ms: int) -> dict[str, int]:

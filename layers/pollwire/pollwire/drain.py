@@ -451,11 +451,9 @@ class Delta:
         """
         Note in an event since when there has been something to tell.
 
-        The provider's time says that of what is created or updated. What is deleted bears the time
-        of its last update, or none, and what there is at first is as old as it likes.
+        What there is at first is as old as it likes.
         """
-        tells = self._state.drained_ms and change.kind != "deleted"
-        at_ms = (tells and change.row.at_ms) or self._seen_ms
+        at_ms = (self._state.drained_ms and change.at_ms) or self._seen_ms
         return replace(event, at_ms=at_ms, seen_ms=self._seen_ms)
 
     def _publish_outbox(self) -> None:

@@ -476,6 +476,8 @@ class Change:
         rev: Revision of the record with this change in it: 1 for the first.
 
         again: How often the same was told of the record before; below 0 if that is not known.
+
+        at_ms: When it happened, by the provider's clock; 0 if that says nothing of it.
     """
 
     kind: str
@@ -483,6 +485,7 @@ class Change:
     digest: str
     rev: int
     again: int = 0
+    at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
