@@ -371,7 +371,7 @@ def swarm(seed: int) -> Scenario:
         refused=sometimes(0.2),
         **platform(seed),
     )
-    is_large = chance.random() < 0.003
+    is_large = chance.random() < 0.002
     given = Scenario(
         seed,
         upstreams=tuple(chance.sample(names, chance.choice((1, 2)) if is_large else 1)),
@@ -390,11 +390,11 @@ def swarm(seed: int) -> Scenario:
         replays=random.Random(f"replays {seed}").random() < 0.08,
         knobs=knobs,
     )
-    if chance.random() < 0.025:
+    if chance.random() < 0.012:
         names = [chance.choice(("ringcentral", "kirimdev"))]
         small = {"accounts": 2, "interval_s": 20, "minutes": 2}
         return replace(given, tight=True, upstreams=tuple(names), watches=False, **small)
-    if random.Random(f"flips {seed}").random() < 0.008:
+    if random.Random(f"flips {seed}").random() < 0.006:
         flips = {"flips": True, "upstreams": ("ringcentral",), "knobs": Knobs()}
         return replace(given, interval_s=20, minutes=3, mutations=6, **flips)
     return given
