@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -101,6 +102,8 @@ class Shelf:
         watched: What each call was told to watch.
 
         starts: Where each delta started.
+
+        length: Rows of a page.
     """
 
     name = "shelf"
@@ -111,6 +114,7 @@ class Shelf:
         self.hosts = {"api": HOST}
         self.streams = {LIST: LISTED}
         self.shares_rate = False
+        self.length = 1000
         self.watched: list[set[str]] = []
         self.starts: list[Start] = []
 
@@ -138,7 +142,11 @@ class Shelf:
         found = answer.json()
         rows, bad = rows_of(found["rows"], "rows", self._row)
         cursor = found["token"] if stream == TOKENS else ""
-        yield Page(rows, bad, cursor=cursor, whole=found["whole"])
+        first = int(start.resume or 0)
+        for end in range(first + self.length, len(rows), self.length):
+            yield Page(rows[first:end], resume=str(end), whole=found["whole"])
+            first = end
+        yield Page(rows[first:], bad, cursor=cursor, whole=found["whole"])
 
     def _request(self, account, path, query=None, *, headers=None, expect):
         query = {"account": account.id, **(query or {})}
@@ -392,6 +400,19 @@ def test_a_listing_that_may_lack_something_deletes_nothing(system, server, lack)
     assert not any(one.missing_ms for one in system.records(LIST).values())
 
 
+def test_a_listing_that_goes_on_in_another_invocation_deletes_nothing(system, server, provider):
+    settle(system)
+    provider.length = 1
+    left_ms = cycle((60_000, 10_000))
+    system.remaining_ms = lambda: next(left_ms)
+
+    said = told_in(system, 3 * PERIOD_S)
+
+    assert said == []
+    assert {start.resume for start in provider.starts} == {"", "2"}
+    assert not any(one.missing_ms for one in system.records(LIST).values())
+
+
 @pytest.mark.parametrize("lack", ["a page that is not whole", "a row without an id"])
 def test_a_listing_that_lacks_something_is_made_once_a_period_all_the_same(system, server, lack):
     settle(system)
@@ -541,6 +562,21 @@ def test_an_id_is_watched_until_it_is_final_or_its_time_is_over(system, server, 
 
 
 # Asked to slow down
+
+
+def test_the_second_look_at_what_changed_starts_where_the_first_did(system, server, provider):
+    settle(system)
+    reached_ms = system.stream_state(LIST).reached_ms
+    system.clock.advance(STEP_S)
+    provider.starts.clear()
+
+    server.put("d")
+    system.poll(STEP_S)
+    system.poll(STEP_S)
+
+    first, second = [one.since_ms for one in provider.starts if one.since_ms is not None][:2]
+    assert first <= reached_ms
+    assert second <= reached_ms
 
 
 @pytest.mark.parametrize("path", ["/check", "/rows"])
