@@ -637,6 +637,7 @@ MARKS: dict[str, Plant] = {
                 "_finish",
                 ("missing.unsettled or drain.news", "missing.unsettled"),
             ),
+            put(marks, "leads_to", lambda pending, mark: True),
         ),
         flapping,
     ),
