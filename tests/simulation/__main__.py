@@ -24,10 +24,10 @@ from tests.simulation.scenario import Run
 from tests.simulation.stories import BY_SEED
 from tests.simulation.world import FAULTS
 
-#: Families of scenarios, and how many of eighty runs are of them. Small ones find nearly
+#: Families of scenarios, and how many of 120 runs are of them. Small ones find nearly
 #: everything, and much sooner.
 MIX = (
-    *["swarm"] * 66, *["calm"] * 6, *["neighbours"] * 3, "paged", "fleet", "hour", "outage",
+    *["swarm"] * 107, *["calm"] * 6, *["neighbours"] * 2, "paged", "fleet", "hour", "outage",
     "pushed",
 )  # fmt: skip
 
