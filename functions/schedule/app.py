@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -33,8 +32,9 @@ def handler(event: dict[str, Any], context: LambdaContext) -> None:
 def _minute_ms(event: dict[str, Any]) -> int:
     """Read the minute a tick is for; our own clock's if it says none (run by hand), or nonsense."""
     now_ms = world().clock()
-    with suppress(KeyError, TypeError, ValueError, OverflowError):
+    try:
         at_ms = int(datetime.fromisoformat(event["time"]).timestamp() * 1000)
-        if abs(at_ms - now_ms) <= LATE_MS_MAX:
-            now_ms = at_ms
-    return now_ms - now_ms % MINUTE_MS
+    except (KeyError, TypeError, ValueError, OverflowError):
+        at_ms = now_ms
+    at_ms = at_ms if abs(at_ms - now_ms) <= LATE_MS_MAX else now_ms
+    return at_ms - at_ms % MINUTE_MS
