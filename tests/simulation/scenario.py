@@ -73,16 +73,16 @@ HEALING_MAX = 120
 
 
 #: One of so many runs heals with a tick each minute; the others where a tick may do something.
-PATIENT = 24
+PATIENT = 36
 
 #: One of so many runs, at least, goes on until nothing is to be read once more.
-SETTLED = 6
+SETTLED = 9
 
 #: One of so many runs with notifications has nothing else for long, and nothing goes wrong.
 PROMPT = 4
 
 #: In one of so many of these, something happens when all else has been read for good.
-ALONE = 6
+ALONE = 8
 
 #: How far a provider's clock is ahead of ours.
 SKEWS = (0, 0, 0, 0, -600, 90)
@@ -260,7 +260,7 @@ def fleet(seed: int) -> Scenario:
         accounts=chance.choice((2, 2, 2, 3)),
         shards=chance.choice((1, 2, 2, 4)),
         splits=random.Random(f"splits {seed}").random() < 0.15,
-        connections=chance.choice((1, 1, 1, 1, 1, 2)),
+        connections=chance.choice((1, 1, 1, 1, 1, 1, 1, 2)),
         shared=chance.random() < 0.5,
         interrupts=chance.choice(("", "removed", "paused", "suspended")),
         minutes=chance.choice((1, 1, 2)),
@@ -377,7 +377,7 @@ def swarm(seed: int) -> Scenario:
         upstreams=tuple(chance.sample(names, chance.choice((1, 2)) if is_large else 1)),
         accounts=chance.choice((1, 2)) if is_large else 1,
         streams=3 if is_large else 1,
-        minutes=chance.randrange(2, 6) if is_large else chance.choice((1, 1, 1, 1, 1, 2)),
+        minutes=chance.randrange(2, 6) if is_large else chance.choice((1, 1, 1, 1, 1, 1, 1, 2)),
         mutations=chance.randrange(2, 9) if is_large else chance.choice((1, 1, 2, 2, 3)),
         interval_s=20 if is_large else 60,
         moving=sometimes(0.2),
@@ -387,10 +387,10 @@ def swarm(seed: int) -> Scenario:
         watches=chance.random() < 0.1,
         hostile=chance.random() < 0.15,
         skew_s=chance.choice(SKEWS),
-        replays=random.Random(f"replays {seed}").random() < 0.08,
+        replays=random.Random(f"replays {seed}").random() < 0.06,
         knobs=knobs,
     )
-    if chance.random() < 0.012:
+    if chance.random() < 0.01:
         names = [chance.choice(("ringcentral", "kirimdev"))]
         small = {"accounts": 2, "interval_s": 20, "minutes": 2}
         return replace(given, tight=True, upstreams=tuple(names), watches=False, **small)

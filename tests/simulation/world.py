@@ -64,13 +64,13 @@ _PERMITTED: dict[int, tuple[Deployed, dict[Any, tuple[set[Used], list[Need]]]]] 
 
 
 #: One of so many runs logs what goes well, too.
-TALKATIVE = 16
+TALKATIVE = 24
 
 #: One of so many planned runs has all of its calls validated.
 VALIDATED = 8
 
 #: One of so many runs is let go on when it is at rest, and its numbers read.
-SILENT = 8
+SILENT = 12
 
 
 def chosen(what: str, seed: object, one_of: int) -> bool:
