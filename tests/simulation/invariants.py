@@ -36,7 +36,7 @@ from pollwire.state import shard_of
 
 from tests.simulation import oracle
 from tests.simulation.custody import impersonal, without_secrets
-from tests.simulation.lambdas import MINUTE_MS
+from tests.simulation.lambdas import MINUTE_MS, NEVER_MS
 from tests.simulation.pace import PUSHED_MS
 from tests.simulation.upstream import Told, Upstream
 from tests.simulation.world import POISON, SILENT, Broken, chosen, is_silent
@@ -512,20 +512,25 @@ def freshness(run: Run, told: dict[Key, list[dict[str, Any]]]) -> None:
             # Who finds that the token another one got is refused, too, waits before he asks again.
             waits = any(0 < upstream.revoked_ms <= int(one["arrived_ms"]) for one in news)
             soon_ms = PUSHED_MS if run.scenario.prompt else interval_ms * (5 if waits else 2)
+            end_ms = NEVER_MS
             if run.scenario.prompt:
                 # What is gone or older is seen twice, and nobody notifies of the second time, nor
                 # of anything once it heals.
                 news = [one for one in news if one["body"]["change"] == "created"]
-                changes = [one for one in changes if one.at_ms < run.healing_ms]
-            _require_fresh(changes, news, soon_ms + overlap_ms + WAY_MS)
+                end_ms = run.healing_ms
+            _require_fresh(changes, news, soon_ms + overlap_ms + WAY_MS, end_ms)
 
 
-def _require_fresh(changes: list[Told], news: list[dict[str, Any]], most_ms: int) -> None:
+def _require_fresh(
+    changes: list[Told], news: list[dict[str, Any]], most_ms: int, end_ms: int
+) -> None:
+    """Of what changed before the end."""
     for number, event in enumerate(news):
         at_ms, kind = int(event["arrived_ms"]), event["body"]["change"]
         before = [one for one in changes if one.at_ms <= at_ms]
         if (kind, number) == ("created", 0):
             # It may have changed since; that it is there is told soon nevertheless.
             before = [one for one in before if one.kind == "created"]
-        waited_ms = at_ms - max((one.at_ms for one in before), default=at_ms)
-        require(waited_ms <= most_ms, f"I9: {before[-1:]} was told after {waited_ms} ms")
+        changed_ms = max((one.at_ms for one in before), default=at_ms)
+        is_fresh = at_ms - changed_ms <= most_ms or changed_ms >= end_ms
+        require(is_fresh, f"I9: {before[-1:]} was told after {at_ms - changed_ms} ms")

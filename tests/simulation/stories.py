@@ -117,6 +117,7 @@ REGRESSIONS = {
         knobs=Knobs(fault=0.1815778983143807, weights=UNSURE),
     ),
     "what was to be told again as deleted was back, and written twice at once": pushed(9000347),
+    "what changed when nobody notified any more was taken to be late": pushed(42003839),
 }
 
 #: All of them by their seeds, as a failure names them.
