@@ -807,10 +807,22 @@ class _Queue:
     seen: dict[tuple[str, str], tuple[int, str, str]] = field(default_factory=dict)
 
 
+class _ByName(dict[str, _Queue]):
+    """Queues by name, each made when it is looked for: a run has to do with a few only."""
+
+    def __init__(self, specs: Mapping[str, QueueSpec]) -> None:
+        super().__init__()
+        self.specs = specs
+
+    def __missing__(self, name: str) -> _Queue:
+        made = self[name] = _Queue(self.specs[name])
+        return made
+
+
 class _Queues:
     def __init__(self, specs: Mapping[str, QueueSpec], clock: Clock) -> None:
         self._clock = clock
-        self._queues = {spec.name: _Queue(spec) for spec in specs.values()}
+        self._queues = _ByName(specs)
         self._numbers = 0
         self.expired: Counter[str] = Counter()
         self.buried: list[tuple[str, int]] = []
@@ -845,9 +857,10 @@ class _Queues:
         }
 
     def named(self, name: str) -> _Queue | None:
-        queue = self._queues.get(name)
-        if queue:
-            self._expire(queue)
+        if name not in self._queues.specs:
+            return None
+        queue = self._queues[name]
+        self._expire(queue)
         return queue
 
     def messages(self, name: str) -> list[Message]:

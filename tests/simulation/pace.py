@@ -144,8 +144,8 @@ class Pace:
         if process.spec.stage == "check":
             self.checks[scope[:2]] += visit.asked == 1
             self._require_on_time(process)
-            most = CHECK_MAX + upstream.watched
-            require(visit.asked <= most, f"{scope} was asked for {visit.asked} times by a check")
+            if visit.asked > CHECK_MAX + upstream.watched:
+                raise Broken(f"{scope} was asked for {visit.asked} times by a check")
         else:
             self.fetched += account not in self.run.excused
             if not request.budget:
@@ -185,9 +185,9 @@ class Pace:
         now_ms = self.run.world.now_ms
         for name in ("not_before", "paused_until"):
             until_ms = int(item[name]["N"]) if name in item else 0
-            wait_ms = until_ms - now_ms if until_ms < NEVER_MS else 0
-            most_ms = BACKOFF_MS_MAX
-            require(wait_ms <= most_ms, f"{name} is {wait_ms} ms ahead: a provider is forgotten")
+            if BACKOFF_MS_MAX < until_ms - now_ms < NEVER_MS - now_ms:
+                wait_ms = until_ms - now_ms
+                raise Broken(f"{name} is {wait_ms} ms ahead: a provider is forgotten")
         kind, _, of = item["pk"]["S"].partition("#")
         if kind == "shard":
             at_ms = int(item["pushed_at"]["N"]) if "pushed_at" in item else 0
@@ -261,7 +261,8 @@ class Pace:
     def _require_on_time(self, process: Process) -> None:
         began_ms, job = process.deadline_ms - process.spec.timeout_s * 1000, process.job
         late_ms = began_ms - job.due_ms
-        require(late_ms <= job.interval_s * 1000, f"{job} is done, and is {late_ms} ms late")
+        if late_ms > job.interval_s * 1000:
+            raise Broken(f"{job} is done, and is {late_ms} ms late")
 
     def _require_paced(self, connection: str) -> None:
         asked, now_ms = self._asked[connection], self.run.world.now_ms

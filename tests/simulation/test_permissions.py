@@ -165,7 +165,7 @@ def exercised() -> list[tuple[Scenario, dict[str, list[Need]]]]:
     found = []
     for run in done():
         needed: dict[str, list[Need]] = {}
-        for name, action, resource, context in run.world.used:
+        for name, action, resource, context in run.world.used():
             needed.setdefault(name, []).append((action, resource, dict(context)))
         found.append((run.scenario, needed))
     return found

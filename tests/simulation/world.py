@@ -214,8 +214,6 @@ class World:
 
         reached: How often each thing of note happened.
 
-        used: What was needed, by function or role: action, resource, context.
-
         touched: Queues that something was done to, so that there may be messages to hand out.
 
         others_ms: Asked for the next instant at which something else is to be done than to go on
@@ -248,7 +246,6 @@ class World:
         self.healthy = False
         self.injected: Counter[str] = Counter()
         self.reached: Counter[str] = Counter()
-        self.used: set[Used] = set()
         self.trace: list[str] = []
         self.processes: list[Process] = []
         self.touched: set[str] = set()
@@ -559,9 +556,7 @@ class World:
             every = wanted()
             used = {(name, action, resource, _frozen(more)) for action, resource, more in every}
             permissions[name, known] = used, refused(caller, every, self.deployed)
-        used, missing = permissions[name, known]
-        self.used |= used
-        for action, resource, _ in missing:
+        for action, resource, _ in permissions[name, known][1]:
             raise Broken(f"I12: {name} may not {action} on {resource}")
         self.permitted.add((name, known))
 
@@ -595,6 +590,10 @@ class World:
         of_queue = fifo if self.deployed.queues[self.poisoned].fifo else {}
         message = {"QueueUrl": url, "MessageBody": POISON, **of_queue}
         self.aws.call("sqs", "SendMessage", message)
+
+    def used(self) -> set[Used]:
+        """Say what was needed, by function or role: action, resource, context."""
+        return set().union(*(self._permissions[one][0] for one in self.permitted))
 
     # Processes
 

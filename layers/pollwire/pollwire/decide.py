@@ -121,7 +121,7 @@ def decide(
     for row, old in _beside(_latest(rows), records):
         content = digest(row, stream.volatile)
         if old and (seen := _seen_again(old, row, content)):
-            if seen != old:
+            if seen is not old and seen != old:
                 written[row.id] = seen
         elif old and _is_doubtful(old, row, content, stream, now_ms):
             unsettled = True
@@ -137,7 +137,7 @@ def decide(
                 state = DELETED if row.deleted else _state(row.updated_at, content)
                 again, states = _tell(states, state, rev)
                 changes.append(Change(kind, row, content, rev, again, _happened_ms(old, row)))
-            written[row.id] = replace(_record(row, content, rev), states=states, more=more)
+            written[row.id] = _record(row, content, rev, states, more)
     return Decision(tuple(changes), written, unsettled)
 
 
@@ -257,7 +257,9 @@ def _seen_again(old: Record, row: Row, content: str) -> Record | None:
 
     Of a deletion is kept what was told, so that it can be told again, whatever else is said now.
     """
-    seen = replace(old, missing_ms=0, back_digest="", back_ms=0)
+    seen = old
+    if old.missing_ms or old.back_digest or old.back_ms:
+        seen = replace(old, missing_ms=0, back_digest="", back_ms=0)
     if old.gone and row.deleted:
         return replace(seen, at_ms=max(old.at_ms, row.at_ms), rank=row.rank)
     return seen if _same(old, row, content) else None
@@ -351,7 +353,9 @@ def _beside(
             yield row, old
 
 
-def _record(row: Row, content: str, rev: int) -> Record:
+def _record(
+    row: Row, content: str, rev: int, states: Mapping[str, Any], more: Mapping[str, Any]
+) -> Record:
     return Record(
         id=row.id,
         rev=rev,
@@ -364,6 +368,8 @@ def _record(row: Row, content: str, rev: int) -> Record:
         extension=row.extension,
         rank=row.rank,
         keep=row.keep,
+        states=states,
+        more=more,
     )
 
 

@@ -440,8 +440,9 @@ class Delta:
             told.add(change.row.id)
             event = self._composer.event(change, sequence, decided_ms, epoch)
             record = decision.records[change.row.id]
-            noted = replace(record, told=change.kind, told_ms=decided_ms, sequence=sequence)
-            yield self._timed(event, change), replace(noted, epoch=epoch)
+            yield self._timed(event, change), replace(
+                record, told=change.kind, told_ms=decided_ms, sequence=sequence, epoch=epoch
+            )
             self._counts[change.kind] += 1
         for identity, record in decision.records.items():
             if identity not in told:

@@ -9,7 +9,7 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from pollwire.model import NOTHING, Connection, Event, Record
@@ -294,8 +294,13 @@ def _read_int(item: Item, name: str) -> int:
     return int(item[name]["N"]) if name in item else 0
 
 
+#: A map without entries, as it is written.
+EMPTY = "{}"
+
+
 def _read_map(item: Item, name: str) -> Mapping[str, Any]:
-    parsed: Mapping[str, Any] = json.loads(item[name]["S"]) if name in item else NOTHING
+    written = item[name]["S"] if name in item else EMPTY
+    parsed: Mapping[str, Any] = json.loads(written) if written != EMPTY else NOTHING
     return parsed
 
 
@@ -526,8 +531,8 @@ def _read_drain(item: Item) -> Drain | None:
 
 def _known(noun: type[Noun], written: dict[str, Any]) -> Noun:
     """Read a noun that a newer version of this code may have written with more fields."""
-    names = {one.name for one in fields(noun)}  # type: ignore[arg-type]
-    return noun(**{name: value for name, value in written.items() if name in names})
+    names = noun.__slots__  # type: ignore[attr-defined]
+    return noun(**{name: written[name] for name in names if name in written})
 
 
 #: Attributes of a record that this version of the code knows.
