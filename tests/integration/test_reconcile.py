@@ -507,6 +507,18 @@ def test_a_drain_of_what_changed_is_no_answer_to_a_job_for_everything(system, se
     assert system.records(LIST)["b"].missing_ms == system.clock()
 
 
+def test_news_of_a_job_whose_marks_are_gone_is_read_once_more(system, server):
+    """It came twice: what differs from what was known may be as before when it is checked."""
+    settle(system)
+    system.clock.advance(10)
+    server.put("new")
+
+    queue(system, system.clock(), element(LIST, "old", system.clock()), full=False)
+
+    assert "new" in system.records(LIST)
+    assert system.pending() == {LIST}
+
+
 def test_a_job_for_everything_that_is_delivered_twice_lists_once(system, server):
     settle(system)
     system.clock.advance(90)

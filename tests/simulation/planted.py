@@ -637,7 +637,7 @@ MARKS: dict[str, Plant] = {
                 "_finish",
                 ("missing.unsettled or drain.news", "missing.unsettled"),
             ),
-            put(marks, "leads_to", lambda pending, mark: True),
+            edit(drain.Delta, "_settle", ("if self._is_unseen:", "if False:")),
         ),
         flapping,
     ),
@@ -1425,7 +1425,7 @@ PROVIDERS: dict[str, Plant] = {
     ),
     "flipped_back_twice": Plant(
         "A mark goes though what was read is not what the check saw: it is so again, and stays.",
-        (put(marks, "leads_to", lambda pending, mark: True),),
+        (edit(drain.Delta, "_settle", ("if self._is_unseen:", "if False:")),),
         drawn(
             "swarm",
             "ringcentral",

@@ -117,6 +117,26 @@ REGRESSIONS = {
         knobs=Knobs(fault=0.1815778983143807, weights=UNSURE),
     ),
     "what was to be told again as deleted was back, and written twice at once": pushed(9000347),
+    "a call that a job saw which came twice was never closed": Scenario(
+        101033608,
+        ("ringcentral",),
+        accounts=2,
+        interval_s=20,
+        minutes=3,
+        mutations=8,
+        moving=0.0,
+        reconciles=False,
+        listed_s=60,
+        backfill=False,
+        knobs=Knobs(
+            stale=0.04389864746965231,
+            twice=0.2363882236879602,
+            doubled=0.053947954648997355,
+            late=0.061268802754129076,
+            left=0.3,
+            slow=1.0,
+        ),
+    ),
     "what changed when nobody notified any more was taken to be late": pushed(42003839),
 }
 

@@ -396,16 +396,14 @@ def test_an_order_makes_no_room_for_a_mark(order):
 
 
 @pytest.mark.parametrize(
-    ("pending", "leads"),
+    ("packed", "mark"),
     [
-        (["presence@100@a"], True),
-        (["presence@100@a", "presence@200@b"], False),
-        (["presence@200@a", "presence@100@b"], True),
-        (["presence@100@a", f"presence@200@{marks.FULL}"], True),
-        (["presence@100@b", f"presence@200@{marks.replay(50)}"], False),
-        ([f"presence@200@{marks.FULL}"], True),
-        ([], True),
+        (marks.pack(Seen("presence=a,entry=b", "W/e", "", 5)), "a"),
+        (marks.pack(Seen("entry=b")), ""),
+        (marks.pack(Seen("")), ""),
+        ("unreadable", ""),
+        ("", ""),
     ],
 )
-def test_the_newest_mark_is_the_one_that_led_here(pending, leads):
-    assert marks.leads_to(pending, "a") is leads
+def test_the_last_mark_is_the_one_that_a_check_keeps(packed, mark):
+    assert marks.last(packed, "presence", read) == mark

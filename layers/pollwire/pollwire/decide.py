@@ -354,7 +354,7 @@ def _beside(
 
 
 def _record(
-    row: Row, content: str, rev: int, states: Mapping[str, Any], more: Mapping[str, Any]
+    row: Row, content: str, rev: int, states: Mapping[str, int], more: Mapping[str, object]
 ) -> Record:
     return Record(
         id=row.id,

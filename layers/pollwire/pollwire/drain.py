@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from pollwire import decide, due, http, marks
 from pollwire.errors import (
@@ -97,7 +98,8 @@ class Delta:
         self._seen_ms = max(map(marks.seen_ms, job.pending), default=job.due_ms)
         self._state = StreamState()
         self._pages = 0
-        self._mark = ""
+        # What was read is not what the last check saw.
+        self._is_unseen = False
         # A listing was made that shows no deletion.
         self._is_blind = False
         self._spent: dict[str, int] = {}
@@ -206,8 +208,14 @@ class Delta:
             if out_of_time:
                 self._go_on()
                 return True
-        self._pages, self._mark = drain.pages, pages[-1].mark if pages else ""
+        self._pages = drain.pages
+        if mark := pages[-1].mark if pages else "":
+            self._is_unseen = mark != self._seen_mark(account)
         return self._finish(drain, pages, cursor, listed)
+
+    def _seen_mark(self, account: Account) -> str:
+        read = partial(self._provider.marks, account)
+        return marks.last(self._standing.marks, self._job.stream, read)
 
     def _is_out_of_time(self) -> bool:
         return self._remaining_ms() < PAGE_MS or "" in self._spent
@@ -364,8 +372,9 @@ class Delta:
 
         Too many at once wait for the next time it is due: that is no reason to list all the time.
         """
-        # What this drain answers for good does not bring another one.
-        pending = [one for one in self._job.pending if one not in drain.replays]
+        # What this drain answers for good does not bring another one, nor what was answered before.
+        left = self._standing.pending - set(drain.replays)
+        pending = [one for one in self._job.pending if one in left]
         is_asked = bool(pending) if self._stream.snapshot else marks.asks_for_all(pending)
         wanted = missing.unsettled and not missing.held and not is_asked
         if wanted or (drain.news and not pending):
@@ -440,8 +449,11 @@ class Delta:
             told.add(change.row.id)
             event = self._composer.event(change, sequence, decided_ms, epoch)
             record = decision.records[change.row.id]
-            yield self._timed(event, change), replace(
-                record, told=change.kind, told_ms=decided_ms, sequence=sequence, epoch=epoch
+            yield (
+                self._timed(event, change),
+                replace(
+                    record, told=change.kind, told_ms=decided_ms, sequence=sequence, epoch=epoch
+                ),
             )
             self._counts[change.kind] += 1
         for identity, record in decision.records.items():
@@ -510,9 +522,8 @@ class Delta:
         Args:
             before_ms: When the complete drain before the last one began.
         """
-        if self._mark and not marks.leads_to(self._job.pending, self._mark):
-            # What was read is not what the check saw. It may be so again before the next check,
-            # which would see nothing new.
+        if self._is_unseen:
+            # It may be so again before the next check, which would see nothing new.
             return
         done = marks.settled(self._job.pending, self._state.drained_ms, self._stream.overlap_s)
         if self._pages > 1:

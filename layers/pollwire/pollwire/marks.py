@@ -202,10 +202,9 @@ def settled(pending: Iterable[str], began_ms: int, overlap_s: int) -> tuple[str,
     )
 
 
-def leads_to(pending: Iterable[str], mark: str) -> bool:
-    """Tell whether the newest of a stream's elements has a mark; so has none at all."""
-    seen = [(at_ms, of) for _, at_ms, of in map(split, pending) if not _is_order(of)]
-    return not seen or max(seen)[1] == _own(mark)
+def last(packed: str, stream: str, read: Callable[[str], dict[str, str]]) -> str:
+    """Say which mark of a stream the last check saw, from what it keeps; empty for none."""
+    return _readable(unpack(packed, 0, 0).raw, read).get(stream, "")
 
 
 def _is_order(mark: str) -> bool:
