@@ -33,7 +33,7 @@ Params = Mapping[str, Any]
 Keys = Iterator[tuple[str, str]]
 
 #: One of so many runs logs all there is and has each call searched: that takes its time.
-PROBED = 16
+PROBED = 12
 
 #: Parameters that mean "changed since", with the milliseconds of their unit; 0 for ISO 8601.
 SINCE = {"since": 1000, "updatedFrom": 1, "startDate": 1, "updated_since": 0}
