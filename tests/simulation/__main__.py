@@ -27,7 +27,7 @@ from tests.simulation.world import FAULTS
 #: Families of scenarios, and how many of 120 runs are of them. Small ones find nearly
 #: everything, and much sooner.
 MIX = (
-    *["swarm"] * 107, *["calm"] * 6, *["neighbours"] * 2, "paged", "fleet", "hour", "outage",
+    *["swarm"] * 109, *["calm"] * 4, *["neighbours"] * 2, "paged", "fleet", "hour", "outage",
     "pushed",
 )  # fmt: skip
 

@@ -301,6 +301,8 @@ class OfYouMail(Upstream):
             said = ",".join(name if name in self.streams else "" for name in FIELDS)
             settings = {"fields": said}
             self.members.append(Member(account, settings, secret))
+        accounts = self.simulator._accounts
+        self._at_zero = {name for name, one in accounts.items() if not one.stamps["contact"]}
 
     def _token_name(self, account: str) -> str:
         return str(self.simulator._accounts[account].password)
@@ -493,11 +495,12 @@ class OfYouMail(Upstream):
 
     def _rename_and_fall(self, chance: Chance, account: str) -> None:
         """Rename one while the poll host is restored, so that what it says is less than before."""
-        before = self.simulator._accounts[account].stamps["contact"]
         self._rename(chance, account)
         fallen = (0, int(self.clock() * 1000) - 86_400_000 - next(self.number))
         # What it says again after a change says nothing.
-        fallen_to = chance.choice(fallen) if before else fallen[1]
+        fallen_to = fallen[1] if account in self._at_zero else chance.choice(fallen)
+        if not fallen_to:
+            self._at_zero.add(account)
         self.simulator.set_stamp(account, "contact", fallen_to)
 
     def _drop(self, chance: Chance, account: str) -> None:
