@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 
-from tests.simulation.scenario import Run, Scenario, pushed
+from tests.simulation.scenario import Run, Scenario, paged, pushed
 from tests.simulation.world import (
     CRASH_AFTER,
     CRASH_BEFORE,
@@ -137,6 +137,7 @@ REGRESSIONS = {
             slow=1.0,
         ),
     ),
+    "who was out of time when a message was not answered asked on at once": paged(777122755),
     "what changed when nobody notified any more was taken to be late": pushed(42003839),
 }
 

@@ -20,6 +20,7 @@ from pollwire.errors import (
     PollwireError,
     Restart,
     Retryable,
+    Unavailable,
     describe,
 )
 from pollwire.events import Composer, subscription_id
@@ -102,6 +103,8 @@ class Delta:
         self._is_unseen = False
         # A listing was made that shows no deletion.
         self._is_blind = False
+        # What a provider's module has not raised yet: the page that tells the rest comes first.
+        self._unanswered: Unavailable | None = None
         self._spent: dict[str, int] = {}
         self._before = world.tally()
         self._counts = Counts(jobs=1)
@@ -229,7 +232,14 @@ class Delta:
         return Malformed("the list repeats its pages: it has no end")
 
     def _go_on(self) -> None:
-        """Have the rest of a long list read at once, unless the provider asked for a rest."""
+        """
+        Have the rest of a long list read at once, unless the provider asked for a rest.
+
+        Raises:
+            Unavailable: It did not answer, before time was up.
+        """
+        if self._unanswered:
+            raise self._unanswered
         self._counts["unfinished"] += 1
         if "" not in self._spent:
             # Of the same instant it would be the same job.
@@ -264,7 +274,11 @@ class Delta:
             # A page that was begun in time may wait for what is left above the time that it needs.
             patience_ms = min(max(self._remaining_ms() - PAGE_MS, TURN_MS_MIN), TURN_MS_MAX)
             self._world.await_turn(self._connection, patience_ms)
-        response = self._world.http.fetch(request)
+        try:
+            response = self._world.http.fetch(request)
+        except Unavailable as error:
+            self._unanswered = error
+            raise
         if response.spent_s:
             self._spent[request.budget] = response.spent_s
         return response
