@@ -463,12 +463,10 @@ class Delta:
             told.add(change.row.id)
             event = self._composer.event(change, sequence, decided_ms, epoch)
             record = decision.records[change.row.id]
-            yield (
-                self._timed(event, change),
-                replace(
-                    record, told=change.kind, told_ms=decided_ms, sequence=sequence, epoch=epoch
-                ),
+            noted = replace(
+                record, told=change.kind, told_ms=decided_ms, sequence=sequence, epoch=epoch
             )
+            yield self._timed(event, change), noted
             self._counts[change.kind] += 1
         for identity, record in decision.records.items():
             if identity not in told:
